@@ -1,0 +1,5 @@
+"""``python -m pysshfs`` is the ``pysshfs`` command."""
+
+from pysshfs.cli.main import main
+
+raise SystemExit(main())

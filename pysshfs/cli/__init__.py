@@ -1,0 +1,1 @@
+"""The command line: the option registry, its parser, the help text and the exit codes."""

@@ -1,0 +1,356 @@
+/*
+ * Between libfuse and pyfuse3: interrupts, and what pyfuse3 cannot set.
+ *
+ * This extension defines fuse_session_new (and, for libfuse 3.17 and later,
+ * fuse_session_new_versioned). Loaded with RTLD_GLOBAL before pyfuse3, its definitions are the ones
+ * that pyfuse3 calls. It hands libfuse a copy of pyfuse3's operation table in which every operation
+ * that can wait first notes what it is ("the current request") and registers an interrupt callback,
+ * then calls pyfuse3's own. pyfuse3 makes the handler's coroutine inside that call and awaits it
+ * right after, in the same task; so `current()` in the handler's first statement is this request.
+ *
+ * Everything runs in the one thread that holds the GIL while pyfuse3 processes a request. The
+ * interrupt callback is called with libfuse's request lock held: it may cancel, it must not reply.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#define FUSE_USE_VERSION 35
+#include <dlfcn.h>
+#include <errno.h>
+#include <fuse3/fuse_lowlevel.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define EXPORT __attribute__((visibility("default")))
+
+struct request {
+    uint64_t serial;
+    const char *operation;
+    uint64_t ino;
+    unsigned detail; /* setattr: the to_set mask; write: 1 when it comes from the page cache */
+    pid_t pid;       /* the calling thread's id; 0 when the kernel acts for nobody */
+    uid_t uid;
+};
+
+static struct request current_request;
+static uint64_t last_serial;
+static PyObject *interrupt_callback;
+static PyObject *mount_options; /* tuple of bytes */
+static struct fuse_lowlevel_ops pyfuse3_ops;
+static struct fuse_lowlevel_ops wrapped_ops;
+
+static struct {
+    unsigned max_background;
+    unsigned congestion_threshold;
+    int async_read;
+} wanted = {512, 384, 1};
+
+static struct {
+    int seen;
+    unsigned proto_major, proto_minor, max_write, max_readahead, max_background,
+        congestion_threshold, capable, want;
+    int parallel_dirops;
+} negotiated;
+
+/* ---- requests ------------------------------------------------------------------------------ */
+
+static void on_interrupt(fuse_req_t req, void *data)
+{
+    (void)req;
+    PyGILState_STATE state = PyGILState_Ensure();
+    if (interrupt_callback != NULL) {
+        PyObject *result =
+            PyObject_CallFunction(interrupt_callback, "K", (unsigned long long)(uintptr_t)data);
+        if (result == NULL)
+            PyErr_WriteUnraisable(interrupt_callback);
+        Py_XDECREF(result);
+    }
+    PyGILState_Release(state);
+}
+
+static void begin(fuse_req_t req, const char *operation, fuse_ino_t ino, unsigned detail)
+{
+    const struct fuse_ctx *ctx = fuse_req_ctx(req);
+    current_request.serial = ++last_serial;
+    current_request.operation = operation;
+    current_request.ino = ino;
+    current_request.detail = detail;
+    current_request.pid = ctx->pid;
+    current_request.uid = ctx->uid;
+    /* An INTERRUPT that was read before its request makes this call back at once. */
+    fuse_req_interrupt_func(req, on_interrupt, (void *)(uintptr_t)current_request.serial);
+}
+
+#define WRAP(name, ino, detail, parameters, arguments) \
+    static void wrapped_##name parameters              \
+    {                                                  \
+        begin(req, #name, ino, detail);                \
+        pyfuse3_ops.name arguments;                    \
+    }
+
+WRAP(lookup, parent, 0, (fuse_req_t req, fuse_ino_t parent, const char *name), (req, parent, name))
+WRAP(getattr, ino, 0, (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi), (req, ino, fi))
+WRAP(setattr, ino, (unsigned)to_set,
+     (fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi),
+     (req, ino, attr, to_set, fi))
+WRAP(readlink, ino, 0, (fuse_req_t req, fuse_ino_t ino), (req, ino))
+WRAP(mknod, parent, 0, (fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev),
+     (req, parent, name, mode, rdev))
+WRAP(mkdir, parent, 0, (fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode),
+     (req, parent, name, mode))
+WRAP(unlink, parent, 0, (fuse_req_t req, fuse_ino_t parent, const char *name), (req, parent, name))
+WRAP(rmdir, parent, 0, (fuse_req_t req, fuse_ino_t parent, const char *name), (req, parent, name))
+WRAP(symlink, parent, 0,
+     (fuse_req_t req, const char *link, fuse_ino_t parent, const char *name),
+     (req, link, parent, name))
+WRAP(rename, parent, flags,
+     (fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent,
+      const char *newname, unsigned int flags),
+     (req, parent, name, newparent, newname, flags))
+WRAP(link, ino, 0, (fuse_req_t req, fuse_ino_t ino, fuse_ino_t newparent, const char *newname),
+     (req, ino, newparent, newname))
+WRAP(open, ino, 0, (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi), (req, ino, fi))
+WRAP(read, ino, 0,
+     (fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi),
+     (req, ino, size, off, fi))
+WRAP(write, ino, fi->writepage ? 1 : 0,
+     (fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
+      struct fuse_file_info *fi),
+     (req, ino, buf, size, off, fi))
+WRAP(flush, ino, 0, (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi), (req, ino, fi))
+WRAP(release, ino, 0, (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi), (req, ino, fi))
+WRAP(fsync, ino, 0, (fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi),
+     (req, ino, datasync, fi))
+WRAP(opendir, ino, 0, (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi), (req, ino, fi))
+WRAP(readdirplus, ino, 0,
+     (fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi),
+     (req, ino, size, off, fi))
+WRAP(releasedir, ino, 0, (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi),
+     (req, ino, fi))
+WRAP(fsyncdir, ino, 0, (fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi),
+     (req, ino, datasync, fi))
+WRAP(statfs, ino, 0, (fuse_req_t req, fuse_ino_t ino), (req, ino))
+WRAP(access, ino, 0, (fuse_req_t req, fuse_ino_t ino, int mask), (req, ino, mask))
+WRAP(create, parent, 0,
+     (fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi),
+     (req, parent, name, mode, fi))
+
+/* ---- INIT ---------------------------------------------------------------------------------- */
+
+/* FUSE_PARALLEL_DIROPS in the INIT reply (linux/fuse.h). libfuse before 3.16.2 asks for it and then
+ * leaves it out of the reply (libfuse issue 861), so that the kernel serialises all lookups in a
+ * directory on a lock that no signal interrupts. */
+#define INIT_PARALLEL_DIROPS (1U << 18)
+static int correct_init_reply;
+
+static void wrapped_init(void *userdata, struct fuse_conn_info *conn)
+{
+    pyfuse3_ops.init(userdata, conn);
+    conn->max_background = wanted.max_background;
+    conn->congestion_threshold = wanted.congestion_threshold;
+    if (!wanted.async_read)
+        conn->want &= ~(unsigned)FUSE_CAP_ASYNC_READ;
+    if (fuse_version() <= 316 && (conn->capable & FUSE_CAP_PARALLEL_DIROPS))
+        correct_init_reply = 1;
+    negotiated.seen = 1;
+    negotiated.proto_major = conn->proto_major;
+    negotiated.proto_minor = conn->proto_minor;
+    negotiated.max_write = conn->max_write;
+    negotiated.max_readahead = conn->max_readahead;
+    negotiated.max_background = conn->max_background;
+    negotiated.congestion_threshold = conn->congestion_threshold;
+    negotiated.capable = conn->capable;
+    negotiated.want = conn->want;
+    negotiated.parallel_dirops =
+        fuse_version() > 316 && (conn->want & FUSE_CAP_PARALLEL_DIROPS) != 0;
+}
+
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 13)
+static ssize_t reply_writev(int fd, struct iovec *iov, int count, void *userdata)
+{
+    (void)userdata;
+    /* Header (16 bytes), then fuse_init_out: major, minor, max_readahead, flags. */
+    if (correct_init_reply && count >= 2 && iov[1].iov_len >= 16) {
+        uint32_t flags;
+        memcpy(&flags, (char *)iov[1].iov_base + 12, sizeof flags);
+        flags |= INIT_PARALLEL_DIROPS;
+        memcpy((char *)iov[1].iov_base + 12, &flags, sizeof flags);
+        correct_init_reply = 0;
+        negotiated.parallel_dirops = 1;
+    }
+    return writev(fd, iov, count);
+}
+
+static ssize_t request_read(int fd, void *buf, size_t size, void *userdata)
+{
+    (void)userdata;
+    return read(fd, buf, size);
+}
+
+static const struct fuse_custom_io plain_io = {.writev = reply_writev, .read = request_read};
+#endif
+
+/* ---- the functions that pyfuse3 calls ------------------------------------------------------- */
+
+static void *next_symbol(const char *name)
+{
+    void *symbol = dlsym(RTLD_NEXT, name);
+    if (symbol == NULL) {
+        fprintf(stderr, "pysshfs: libfuse3 has no %s\n", name);
+        abort();
+    }
+    return symbol;
+}
+
+#define TAKE(name)                \
+    if (wrapped_ops.name != NULL) \
+    wrapped_ops.name = wrapped_##name
+
+static const struct fuse_lowlevel_ops *wrap(const struct fuse_lowlevel_ops *op, size_t size)
+{
+    memset(&pyfuse3_ops, 0, sizeof pyfuse3_ops);
+    memcpy(&pyfuse3_ops, op, size < sizeof pyfuse3_ops ? size : sizeof pyfuse3_ops);
+    wrapped_ops = pyfuse3_ops;
+    TAKE(init); TAKE(lookup); TAKE(getattr); TAKE(setattr); TAKE(readlink); TAKE(mknod);
+    TAKE(mkdir); TAKE(unlink); TAKE(rmdir); TAKE(symlink); TAKE(rename); TAKE(link); TAKE(open);
+    TAKE(read); TAKE(write); TAKE(flush); TAKE(release); TAKE(fsync); TAKE(opendir);
+    TAKE(readdirplus); TAKE(releasedir); TAKE(fsyncdir); TAKE(statfs); TAKE(access);
+    TAKE(create);
+    /* SFTP carries no extended attributes: with no operation libfuse answers ENOSYS and the kernel
+     * asks once only. poll likewise. write_buf would add a pipe between the kernel and us. */
+    wrapped_ops.setxattr = NULL;
+    wrapped_ops.getxattr = NULL;
+    wrapped_ops.listxattr = NULL;
+    wrapped_ops.removexattr = NULL;
+    wrapped_ops.poll = NULL;
+    wrapped_ops.write_buf = NULL;
+    return &wrapped_ops;
+}
+
+typedef struct fuse_session *(*new_function)(struct fuse_args *, const struct fuse_lowlevel_ops *,
+                                             size_t, void *);
+typedef struct fuse_session *(*new_versioned_function)(struct fuse_args *,
+                                                       const struct fuse_lowlevel_ops *, size_t,
+                                                       void *, void *);
+typedef int (*mount_function)(struct fuse_session *, const char *);
+
+/* The C names differ from the symbols: the headers of libfuse 3.17 make fuse_session_new a macro. */
+EXPORT struct fuse_session *exported_new(struct fuse_args *args,
+                                         const struct fuse_lowlevel_ops *op, size_t op_size,
+                                         void *userdata) __asm__("fuse_session_new");
+EXPORT struct fuse_session *exported_new_versioned(struct fuse_args *args,
+                                                   const struct fuse_lowlevel_ops *op,
+                                                   size_t op_size, void *version, void *userdata)
+    __asm__("fuse_session_new_versioned");
+EXPORT int exported_mount(struct fuse_session *se, const char *mountpoint)
+    __asm__("fuse_session_mount");
+
+/* pyfuse3 takes ASCII only for mount options; a source may hold any bytes. */
+static void add_mount_options(struct fuse_args *args)
+{
+    Py_ssize_t count = mount_options != NULL ? PyTuple_GET_SIZE(mount_options) : 0;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        fuse_opt_add_arg(args, "-o");
+        fuse_opt_add_arg(args, PyBytes_AS_STRING(PyTuple_GET_ITEM(mount_options, i)));
+    }
+}
+
+struct fuse_session *exported_new(struct fuse_args *args, const struct fuse_lowlevel_ops *op,
+                                  size_t op_size, void *userdata)
+{
+    add_mount_options(args);
+    new_function real = (new_function)next_symbol("fuse_session_new");
+    return real(args, wrap(op, op_size), sizeof wrapped_ops, userdata);
+}
+
+struct fuse_session *exported_new_versioned(struct fuse_args *args,
+                                            const struct fuse_lowlevel_ops *op, size_t op_size,
+                                            void *version, void *userdata)
+{
+    new_versioned_function real =
+        (new_versioned_function)next_symbol("fuse_session_new_versioned");
+    add_mount_options(args);
+    return real(args, wrap(op, op_size), sizeof wrapped_ops, version, userdata);
+}
+
+int exported_mount(struct fuse_session *se, const char *mountpoint)
+{
+    mount_function real = (mount_function)next_symbol("fuse_session_mount");
+    int result = real(se, mountpoint);
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 13)
+    if (result == 0 && fuse_version() <= 316)
+        result = fuse_session_custom_io(se, &plain_io, fuse_session_fd(se));
+#endif
+    return result;
+}
+
+/* ---- the module ----------------------------------------------------------------------------- */
+
+static PyObject *py_current(PyObject *self, PyObject *unused)
+{
+    (void)self;
+    (void)unused;
+    return Py_BuildValue("KsKIiI", (unsigned long long)current_request.serial,
+                         current_request.operation ? current_request.operation : "",
+                         (unsigned long long)current_request.ino, current_request.detail,
+                         (int)current_request.pid, (unsigned)current_request.uid);
+}
+
+static PyObject *py_configure(PyObject *self, PyObject *args)
+{
+    (void)self;
+    PyObject *callback, *options;
+    unsigned background, congestion;
+    int async_read;
+    if (!PyArg_ParseTuple(args, "OO!IIp", &callback, &PyTuple_Type, &options, &background,
+                          &congestion, &async_read))
+        return NULL;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(options); i++)
+        if (!PyBytes_Check(PyTuple_GET_ITEM(options, i)))
+            return PyErr_Format(PyExc_TypeError, "mount options are bytes");
+    Py_INCREF(options);
+    Py_XSETREF(mount_options, options);
+    Py_INCREF(callback);
+    Py_XSETREF(interrupt_callback, callback);
+    wanted.max_background = background;
+    wanted.congestion_threshold = congestion;
+    wanted.async_read = async_read;
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_negotiated(PyObject *self, PyObject *unused)
+{
+    (void)self;
+    (void)unused;
+    return Py_BuildValue(
+        "{s:I,s:I,s:I,s:I,s:I,s:I,s:O,s:O}", "protocol_major", negotiated.proto_major,
+        "protocol_minor", negotiated.proto_minor, "max_write", negotiated.max_write,
+        "max_readahead", negotiated.max_readahead, "max_background", negotiated.max_background,
+        "congestion_threshold", negotiated.congestion_threshold, "parallel_dirops",
+        negotiated.parallel_dirops ? Py_True : Py_False, "async_read",
+        (negotiated.want & FUSE_CAP_ASYNC_READ) ? Py_True : Py_False);
+}
+
+static PyMethodDef methods[] = {
+    {"current", py_current, METH_NOARGS,
+     "(serial, operation, inode, detail, thread id, uid) of the request being started."},
+    {"configure", py_configure, METH_VARARGS,
+     "configure(callback, options, max_background, congestion_threshold, async_read), before init()."},
+    {"negotiated", py_negotiated, METH_NOARGS, "What INIT settled with the kernel."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {
+    .m_base = PyModuleDef_HEAD_INIT,
+    .m_name = "pysshfs.fuse._session",
+    .m_doc = "Interrupts and connection settings between libfuse and pyfuse3.",
+    .m_size = -1,
+    .m_methods = methods,
+};
+
+PyMODINIT_FUNC PyInit__session(void)
+{
+    return PyModule_Create(&module);
+}

@@ -1,0 +1,21 @@
+"""The C extension: see the comment at the top of `_session.c`."""
+
+from collections.abc import Callable
+
+def current() -> tuple[int, str, int, int, int, int]:
+    """(serial, operation, inode, detail, thread id, uid) of the request being started."""
+
+def configure(
+    callback: Callable[[int], None],
+    options: tuple[bytes, ...],
+    max_background: int,
+    congestion_threshold: int,
+    async_read: bool,
+) -> None:
+    """Before `pyfuse3.init`. `callback(serial)` is called for each INTERRUPT; it must not reply.
+
+    `options` are mount options as libfuse takes them after -o, commas in values escaped.
+    """
+
+def negotiated() -> dict[str, int | bool]:
+    """What INIT settled with the kernel."""

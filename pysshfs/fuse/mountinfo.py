@@ -1,0 +1,87 @@
+"""/proc/self/mountinfo and the control filesystem: what is mounted where, without touching it.
+
+Pure reading and one write (`abort`). Nothing here opens or stats a mountpoint.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final, NamedTuple
+
+FSTYPE: Final = "fuse.pysshfs"
+CONNECTIONS: Final = Path("/sys/fs/fuse/connections")
+
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
+
+
+class MountEntry(NamedTuple):
+    """One line of mountinfo (proc_pid_mountinfo(5)); `minor` is a FUSE connection's number."""
+
+    mount_id: int
+    major: int
+    minor: int
+    mountpoint: bytes
+    options: str
+    fstype: str
+    source: bytes
+    super_options: str
+
+
+def _unescape(field: bytes) -> bytes:
+    return _ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), field)
+
+
+def parse_mountinfo(text: bytes) -> list[MountEntry]:
+    """In the order of the file: of two mounts on one place, the later is the visible one."""
+    entries = []
+    for line in text.splitlines():
+        before, _, after = line.partition(b" - ")
+        first, last = before.split(b" "), after.split(b" ")
+        if len(first) < 6 or len(last) < 3:
+            continue
+        major, _, minor = first[2].partition(b":")
+        entries.append(
+            MountEntry(
+                int(first[0]),
+                int(major),
+                int(minor),
+                _unescape(first[4]),
+                first[5].decode(),
+                last[0].decode(),
+                _unescape(last[1]),
+                last[2].decode(),
+            )
+        )
+    return entries
+
+
+def mounts() -> list[MountEntry]:
+    return parse_mountinfo(Path("/proc/self/mountinfo").read_bytes())
+
+
+def pysshfs_mounts() -> list[MountEntry]:
+    return [entry for entry in mounts() if is_pysshfs(entry)]
+
+
+def is_pysshfs(entry: MountEntry) -> bool:
+    return entry.fstype == FSTYPE
+
+
+def mount_at(mountpoint: bytes) -> MountEntry | None:
+    """The visible mount on exactly this place."""
+    found = [entry for entry in mounts() if entry.mountpoint == mountpoint]
+    return found[-1] if found else None
+
+
+def waiting_requests(entry: MountEntry) -> int | None:
+    """How many requests wait for an answer; None without access to the control filesystem."""
+    try:
+        return int((CONNECTIONS / str(entry.minor) / "waiting").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def abort(entry: MountEntry) -> None:
+    """End the connection at once; every request, waiting and new, fails. Raises OSError."""
+    (CONNECTIONS / str(entry.minor) / "abort").write_text("1")

@@ -1,0 +1,265 @@
+"""The protocol adapter: pyfuse3's handlers in terms of `vfs.Filesystem`. It decides nothing.
+
+Every handler but `forget`, which waits for nothing and answers nothing, runs inside the guard of
+`fuse/requests.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from pysshfs.fuse.binding import _session, pyfuse3
+from pysshfs.remotefs import AttributeChange
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pysshfs.fuse.requests import Requests
+    from pysshfs.vfs.directories import ListReply
+    from pysshfs.vfs.filesystem import Entry, Filesystem, OpenReply
+
+log = logging.getLogger(__name__)
+
+_BLOCK: Final = 512  # bytes; the unit of st_blocks
+_NANOSECONDS: Final = 1_000_000_000
+
+_GUARDED: Final = (
+    "lookup", "getattr", "setattr", "readlink", "mknod", "mkdir", "unlink", "rmdir", "symlink",
+    "rename", "link", "open", "create", "read", "write", "flush", "release", "fsync", "opendir",
+    "readdir", "releasedir", "fsyncdir", "statfs", "access",
+)  # fmt: skip
+
+
+def kernel_entry(entry: Entry) -> pyfuse3.EntryAttributes:
+    """What the kernel is told of a file.
+
+    st_nlink is 1, for directories, too: SFTP does not count links, and find(1) takes 1 for "not
+    known". st_blocks is the size rounded up: with less, tar and du would see holes.
+    """
+    attributes = entry.attributes
+    told = pyfuse3.EntryAttributes()
+    told.st_ino = entry.number
+    told.entry_timeout = entry.entry_timeout
+    told.attr_timeout = entry.attribute_timeout
+    told.st_mode = attributes.mode
+    told.st_nlink = 1
+    told.st_uid = attributes.uid
+    told.st_gid = attributes.gid
+    told.st_size = attributes.size
+    told.st_blksize = 4096
+    told.st_blocks = -(-attributes.size // _BLOCK)
+    told.st_atime_ns = attributes.atime * _NANOSECONDS
+    told.st_mtime_ns = told.st_ctime_ns = attributes.mtime * _NANOSECONDS
+    return told
+
+
+def absent_entry(timeout: float) -> pyfuse3.EntryAttributes:
+    """Inode 0: the kernel may remember for `timeout` seconds that the name does not exist."""
+    told = pyfuse3.EntryAttributes()
+    told.st_ino = 0
+    told.entry_timeout = timeout
+    return told
+
+
+def bare_entry(item: ListReply) -> pyfuse3.EntryAttributes:
+    """A name for readdir only. With an inode number the kernel would take it for a lookup, except
+    for `.` and `..`."""
+    told = pyfuse3.EntryAttributes()
+    told.st_ino = item.number if item.name in (b".", b"..") else 0
+    told.st_mode = item.kind
+    return told
+
+
+def change_of(
+    attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields
+) -> AttributeChange:
+    """Times that are omitted (UTIME_OMIT) stay None; UTIME_NOW arrives as this machine's time."""
+    return AttributeChange(
+        mode=attr.st_mode & 0o7777 if fields.update_mode else None,
+        size=attr.st_size if fields.update_size else None,
+        uid=attr.st_uid if fields.update_uid else None,
+        gid=attr.st_gid if fields.update_gid else None,
+        atime=attr.st_atime_ns // _NANOSECONDS if fields.update_atime else None,
+        mtime=attr.st_mtime_ns // _NANOSECONDS if fields.update_mtime else None,
+    )
+
+
+class Operations(pyfuse3.Operations):
+    """pyfuse3's view of one mount."""
+
+    supports_dot_lookup = True
+    enable_writeback_cache = False  # it loses appends, sizes and times of other clients
+    enable_acl = False
+
+    def __init__(self, filesystem: Filesystem, requests: Requests) -> None:
+        super().__init__()
+        self._fs = filesystem
+        self._stale_send, self._stale_receive = trio.open_memory_channel[int](1024)
+        for name in _GUARDED:
+            setattr(self, name, requests.guard(getattr(self, name)))
+
+    async def run(self) -> None:
+        """Have the kernel drop pages that hold data in the wrong place. Ends by cancellation.
+
+        In a thread, since the kernel may wait there for a page that a request of ours holds.
+        """
+        async for number in self._stale_receive:
+            with contextlib.suppress(OSError):  # the inode may be forgotten already
+                await trio.to_thread.run_sync(pyfuse3.invalidate_inode, number)
+
+    # --- names and attributes -----------------------------------------------------------------
+
+    async def lookup(
+        self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        entry = await self._fs.lookup(parent_inode, name)
+        if entry is None:
+            return absent_entry(self._fs.tree.config.negative_timeout)
+        return kernel_entry(entry)
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        self._fs.forget(list(inode_list))
+
+    async def getattr(
+        self, inode: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return kernel_entry(await self._fs.getattr(inode))
+
+    async def setattr(
+        self,
+        inode: int,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        change = change_of(attr, fields)
+        if change == AttributeChange():
+            return kernel_entry(await self._fs.getattr(inode))
+        return kernel_entry(await self._fs.setattr(inode, change))
+
+    async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+        return await self._fs.readlink(inode)
+
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return kernel_entry(await self._fs.mknod(parent_inode, name, mode))
+
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return kernel_entry(await self._fs.mkdir(parent_inode, name, mode))
+
+    async def unlink(
+        self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
+    ) -> None:
+        await self._fs.unlink(parent_inode, name)
+
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        await self._fs.rmdir(parent_inode, name)
+
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return kernel_entry(await self._fs.symlink(parent_inode, name, target))
+
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        await self._fs.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
+
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return kernel_entry(await self._fs.link(inode, new_parent_inode, new_name))
+
+    async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
+        return await self._fs.access(inode, mode)
+
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        known = await self._fs.statfs()
+        told = pyfuse3.StatvfsData()
+        told.f_bsize = known.block_size
+        told.f_frsize = known.fragment_size
+        told.f_blocks = known.blocks
+        told.f_bfree = known.blocks_free
+        told.f_bavail = known.blocks_available
+        told.f_files = known.files
+        told.f_ffree = known.files_free
+        told.f_favail = known.files_available
+        told.f_namemax = known.name_max
+        return told
+
+    # --- files ------------------------------------------------------------------------------
+
+    def _file_info(self, opened: OpenReply) -> pyfuse3.FileInfo:
+        return pyfuse3.FileInfo(
+            fh=opened.fh, direct_io=opened.direct_io, keep_cache=opened.keep_cache
+        )
+
+    async def open(
+        self, inode: int, flags: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.FileInfo:
+        opened = await self._fs.open(inode, flags)
+        if opened.attributes_changed:
+            # Attributes only: this takes no lock that a request of ours could hold.
+            with contextlib.suppress(OSError):
+                pyfuse3.invalidate_inode(inode, attr_only=True)
+        return self._file_info(opened)
+
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        opened, entry = await self._fs.create(parent_inode, name, mode, flags)
+        return self._file_info(opened), kernel_entry(entry)
+
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        return await self._fs.read(fh, off, size)
+
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        _, _, inode, from_page_cache, _, _ = _session.current()
+        written, offset_moved = await self._fs.write(fh, off, buf, bool(from_page_cache))
+        if offset_moved:
+            with contextlib.suppress(trio.WouldBlock):
+                self._stale_send.send_nowait(inode)
+        return written
+
+    async def flush(self, fh: int) -> None:
+        await self._fs.flush(fh)
+
+    async def release(self, fh: int) -> None:
+        await self._fs.release(fh)
+
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self._fs.fsync(fh)
+
+    # --- directories ------------------------------------------------------------------------
+
+    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+        return await self._fs.opendir(inode)
+
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        async with contextlib.aclosing(self._fs.readdir(fh, start_id)) as names:
+            async for item in names:
+                told = kernel_entry(item.entry) if item.entry else bare_entry(item)
+                if not pyfuse3.readdir_reply(token, item.name, told, item.next_offset):
+                    break
+                self._fs.delivered(fh, item)
+
+    async def releasedir(self, fh: int) -> None:
+        await self._fs.releasedir(fh)
+
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        """Names are changed on the server before the call that changes them returns."""
+

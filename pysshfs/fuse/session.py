@@ -1,0 +1,107 @@
+"""One FUSE session: mounting, serving until it ends, unmounting.
+
+`FuseSession` owns pyfuse3 (of which there is one per process). `serve` is the only task that runs
+pyfuse3's loop; it returns why the mount ended and never unmounts: `close` does.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import os
+import tempfile
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from pysshfs.errors import FuseUnavailableError
+from pysshfs.fuse import mountinfo
+from pysshfs.fuse.binding import _session, pyfuse3
+from pysshfs.fuse.operations import Operations
+from pysshfs.fuse.requests import Requests
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pysshfs.vfs.filesystem import Filesystem
+
+log = logging.getLogger(__name__)
+
+# Each blocked request holds one of pyfuse3's workers; when all are held nobody reads /dev/fuse and
+# no INTERRUPT is ever seen. A worker costs a task and a lazily touched buffer.
+_MAX_WORKERS: Final = 16_384
+
+
+class Ended(enum.Enum):
+    """Why serving ended."""
+
+    UNMOUNTED = enum.auto()
+    ABORTED = enum.auto()  # through the control filesystem, with the mount still in place
+
+
+def escape_option(text: bytes) -> bytes:
+    """libfuse splits options at commas; a backslash before one, or another, keeps it."""
+    return text.replace(b"\\", b"\\\\").replace(b",", b"\\,")
+
+
+class FuseSession:
+    """The mount of one `Filesystem`."""
+
+    def __init__(self, filesystem: Filesystem) -> None:
+        self.requests = Requests()
+        self._operations = Operations(filesystem, self.requests)
+        self._filesystem = filesystem
+        self.mountpoint = ""
+        self.connection: int | None = None
+
+    def mount(
+        self,
+        mountpoint: str,
+        options: Sequence[bytes],
+        max_background: int,
+        congestion_threshold: int,
+    ) -> None:
+        """Mount on an absolute path. Raises `FuseUnavailableError` with the reason."""
+        _session.configure(
+            self.requests.interrupted, tuple(options), max_background, congestion_threshold, True
+        )
+        # libfuse and fusermount3 write their reasons to stderr; one line of it is the user's.
+        with tempfile.TemporaryFile() as caught:
+            saved = os.dup(2)
+            os.dup2(caught.fileno(), 2)
+            try:
+                pyfuse3.init(self._operations, mountpoint, set())
+            except RuntimeError as error:
+                caught.seek(0)
+                said = caught.read().decode(errors="replace").strip().splitlines()
+                reason = said[-1] if said else str(error)
+                raise FuseUnavailableError(f"cannot mount on {mountpoint}: {reason}") from None
+            finally:
+                os.dup2(saved, 2)
+                os.close(saved)
+        self.mountpoint = mountpoint
+        entry = mountinfo.mount_at(os.fsencode(mountpoint))
+        self.connection = entry.minor if entry is not None else None
+
+    @property
+    def negotiated(self) -> dict[str, int | bool]:
+        """What INIT settled, once the kernel has sent it."""
+        return _session.negotiated()
+
+    async def serve(self) -> Ended:
+        """Answer requests until the mount is gone. Cancel to stop serving."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._filesystem.run)
+            nursery.start_soon(self._operations.run)
+            nursery.start_soon(self.requests.watch)
+            await pyfuse3.main(min_tasks=2, max_tasks=_MAX_WORKERS)
+            nursery.cancel_scope.cancel()
+        return Ended.ABORTED if self._is_still_mounted() else Ended.UNMOUNTED
+
+    def _is_still_mounted(self) -> bool:
+        entry = mountinfo.mount_at(os.fsencode(self.mountpoint))
+        return entry is not None and entry.minor == self.connection
+
+    def close(self, unmount: bool) -> None:
+        """Give the session back to libfuse; requests not answered fail with ENOTCONN."""
+        pyfuse3.close(unmount=unmount)

@@ -1,0 +1,1 @@
+"""The server's side: connection, authentication, SFTP. The only importer of asyncssh."""

@@ -1,0 +1,162 @@
+"""asyncio inside trio: the loop that asyncssh needs, stepped by one trio task of the same thread.
+
+Contract
+- trio owns the thread. `Bridge.run` is the only task that runs asyncio's loop, one iteration at a
+  time and never blocking in it: between iterations it waits, through trio, for the loop's epoll
+  descriptor, for the next asyncio timer, or for `_wake`. No thread is involved.
+- asyncio code (asyncssh's callbacks, our session's `data_received`) therefore runs inside `run`'s
+  task, never nested in another step, and may call synchronous trio functions such as
+  `trio.lowlevel.reschedule`. It must not raise out of a callback.
+- Any trio task may call asyncssh's synchronous methods (a channel's `write`) directly; what these
+  schedule on the loop wakes the stepping task. Coroutines of asyncssh go through `call`.
+- Cancelling `call` cancels the asyncio task and waits until it has ended: nothing it started goes
+  on behind the caller's back. Requests on an open SFTP session do not pass here at all
+  (`remote/session.py`), so their cancellation is exact and immediate.
+
+Only documented asyncio API is used: a selector of our own, `call_soon`, `call_at`, `run_forever`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import selectors
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from contextvars import Context
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class _SteppedLoop(asyncio.SelectorEventLoop):
+    """A selector loop that says when it has something to do."""
+
+    def __init__(self, selector: selectors.BaseSelector, wake: Callable[[], None]) -> None:
+        # Set before the base class runs: its constructor may schedule.
+        self._stepping = False
+        self.ready = False
+        self._timer_heap: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timer_serial = 0
+        self._wake_trio = wake
+        super().__init__(selector)
+
+    def call_soon(
+        self,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.Handle:
+        handle = super().call_soon(callback, *args, context=context)
+        self.ready = True
+        if not self._stepping:
+            self._wake_trio()
+        return handle
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        handle = super().call_at(when, callback, *args, context=context)
+        self._timer_serial += 1
+        heapq.heappush(self._timer_heap, (when, self._timer_serial, handle))
+        if not self._stepping and self._timer_heap[0][2] is handle:
+            self._wake_trio()
+        return handle
+
+    def seconds_to_next_timer(self) -> float | None:
+        """None without a timer; 0 or less when one is due."""
+        heap = self._timer_heap
+        while heap and heap[0][2].cancelled():
+            heapq.heappop(heap)
+        return heap[0][0] - self.time() if heap else None
+
+    def step(self) -> None:
+        """One iteration: what is readable, writable, due or ready; never waits."""
+        now = self.time()
+        while self._timer_heap and self._timer_heap[0][0] <= now:
+            heapq.heappop(self._timer_heap)  # this iteration runs it
+        self._stepping = True
+        try:
+            self.call_soon(self.stop)
+            self.ready = False  # from here on, only what this iteration adds counts
+            self.run_forever()
+        finally:
+            self._stepping = False
+
+
+class Bridge:
+    """Owns the asyncio loop. Made and used in the trio thread."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.EpollSelector()
+        self._waiting: trio.CancelScope | None = None
+        self.loop = _SteppedLoop(self._selector, self._wake)
+
+    def _wake(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Step the loop until cancelled, then end what still runs in it and close it."""
+        task_status.started()
+        try:
+            while True:
+                if self.loop.ready:
+                    await trio.lowlevel.checkpoint()  # busy, but others get their turn
+                else:
+                    await self._wait()
+                self.loop.step()
+        finally:
+            self._close()
+
+    async def _wait(self) -> None:
+        timeout = self.loop.seconds_to_next_timer()
+        deadline = float("inf") if timeout is None else trio.current_time() + max(timeout, 0)
+        with trio.CancelScope(deadline=deadline) as self._waiting:
+            try:
+                await trio.lowlevel.wait_readable(self._selector.fileno())
+            finally:
+                self._waiting = None
+
+    def _close(self) -> None:
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+        # A cancelled task may await its own clean-up; what needs the network gets no more of it.
+        for _ in range(64):
+            if not self.loop.ready and not asyncio.all_tasks(self.loop):
+                break
+            self.loop.step()
+        self.loop.close()
+
+    async def call(self, awaitable: Awaitable[T]) -> T:
+        """Await something of asyncio's to its end: return its result, or raise its exception."""
+
+        async def awaited() -> T:  # asyncssh's calls give awaitables that are no coroutines
+            return await awaitable
+
+        task = self.loop.create_task(awaited())
+        caller = trio.lowlevel.current_task()
+        raise_cancel: Callable[[], None] | None = None
+
+        def finished(_: asyncio.Task[T]) -> None:
+            trio.lowlevel.reschedule(caller)
+
+        def abort(raise_cancelled: Callable[[], None]) -> trio.lowlevel.Abort:
+            nonlocal raise_cancel
+            raise_cancel = raise_cancelled
+            task.cancel()
+            return trio.lowlevel.Abort.FAILED  # `finished` still comes
+
+        task.add_done_callback(finished)
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        if task.cancelled() and raise_cancel is not None:
+            raise_cancel()
+        return task.result()

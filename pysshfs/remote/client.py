@@ -1,0 +1,291 @@
+"""`SftpRemote`: `RemoteFS` on an SFTP session. Paths become absolute here, results become ours.
+
+No state but the session, the served directory and what the server said it can do. Nothing awaits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from pysshfs.errors import ProtocolError, StaleHandleError, UnsupportedError
+from pysshfs.remote import wire
+from pysshfs.remotefs import (
+    AttributeChange,
+    Attributes,
+    Capabilities,
+    DirectoryEntry,
+    FilesystemStatistics,
+    OpenMode,
+    RemoteHandle,
+)
+from pysshfs.reply import Reply
+
+if TYPE_CHECKING:
+    from pysshfs.remote.session import SftpSession
+
+# What every server must take (draft-ietf-secsh-filexfer-02, section 3: packets of 34,000 bytes).
+SAFE_LENGTH: Final = 32 * 1024
+# OpenSSH's limit for a message is 256 KiB with its headers; larger READs and WRITEs gain nothing.
+MOST_LENGTH: Final = 255 * 1024
+_MAX_HANDLE: Final = 256  # bytes (draft, section 3)
+
+_PFLAGS: Final = (
+    (OpenMode.READ, wire.FXF_READ),
+    (OpenMode.WRITE, wire.FXF_WRITE),
+    (OpenMode.CREATE, wire.FXF_CREAT),
+    (OpenMode.EXCLUSIVE, wire.FXF_EXCL),
+    (OpenMode.TRUNCATE, wire.FXF_TRUNC),
+)
+
+
+class Limits(NamedTuple):
+    """limits@openssh.com: bytes per message and open handles; 0 means the server names none."""
+
+    max_packet: int
+    max_read: int
+    max_write: int
+    max_handles: int
+
+
+def parse_limits(reader: wire.Reader) -> Limits:
+    """OpenSSH's PROTOCOL, section 4.8."""
+    return Limits(reader.u64(), reader.u64(), reader.u64(), reader.u64())
+
+
+def request_limits(session: SftpSession) -> Reply[Limits]:
+    return session.request(
+        wire.FXP_EXTENDED,
+        wire.string(b"limits@openssh.com"),
+        expected=wire.FXP_EXTENDED_REPLY,
+        parse=parse_limits,
+    )
+
+
+def request_realpath(session: SftpSession, path: bytes) -> Reply[bytes]:
+    """The server's absolute form of `path`; b"." is the login directory."""
+    return session.request(
+        wire.FXP_REALPATH,
+        wire.string(path),
+        expected=wire.FXP_NAME,
+        parse=wire.parse_single_name,
+    )
+
+
+def capabilities(
+    extensions: dict[bytes, bytes], limits: Limits | None, large_messages: bool
+) -> Capabilities:
+    """What the handshake tells. `large_messages`: an OpenSSH too old to state its limits."""
+    fallback = MOST_LENGTH if large_messages else SAFE_LENGTH
+
+    def bounded(stated: int | None) -> int:
+        return min(max(stated, 512), MOST_LENGTH) if stated else fallback
+
+    return Capabilities(
+        max_read=bounded(limits.max_read if limits else None),
+        max_write=bounded(limits.max_write if limits else None),
+        posix_rename=extensions.get(b"posix-rename@openssh.com") == b"1",
+        hardlink=extensions.get(b"hardlink@openssh.com") == b"1",
+        fsync=extensions.get(b"fsync@openssh.com") == b"1",
+        lsetstat=extensions.get(b"lsetstat@openssh.com") == b"1",
+        statvfs=extensions.get(b"statvfs@openssh.com") == b"2",
+    )
+
+
+class SftpRemote:
+    """The served directory `base` (absolute, as the server gave it) on one session."""
+
+    def __init__(
+        self, session: SftpSession, base: bytes, abilities: Capabilities, generation: int
+    ) -> None:
+        self._session = session
+        self._base = base.rstrip(b"/")
+        self._generation = generation
+        self.capabilities = abilities
+
+    # --- paths and handles ------------------------------------------------------------------
+
+    def _path(self, path: bytes) -> bytes:
+        return wire.string(self._absolute(path))
+
+    def _absolute(self, path: bytes) -> bytes:
+        return self._base + b"/" + path if path else self._base or b"/"
+
+    def _is_stale(self, handle: RemoteHandle) -> bool:
+        return handle.generation != self._generation
+
+    def _parse_handle(self, reader: wire.Reader) -> RemoteHandle:
+        token = reader.string()
+        if not 0 < len(token) <= _MAX_HANDLE:
+            raise ProtocolError(f"handle of {len(token)} bytes")
+        return RemoteHandle(token, self._generation)
+
+    def _on_handle(self, kind: int, handle: RemoteHandle, *fields: bytes) -> Reply[None]:
+        if self._is_stale(handle):
+            return Reply.failed(StaleHandleError())
+        return self._session.request(kind, wire.string(handle.token), *fields)
+
+    def _extended(self, name: bytes, offered: bool, *fields: bytes) -> Reply[None]:
+        if not offered:
+            return Reply.failed(UnsupportedError(f"the server lacks {name.decode()}"))
+        return self._session.request(wire.FXP_EXTENDED, wire.string(name), *fields)
+
+    # --- attributes -------------------------------------------------------------------------
+
+    def _attributes(self, kind: int, field: bytes) -> Reply[Attributes]:
+        return self._session.request(
+            kind, field, expected=wire.FXP_ATTRS, parse=wire.Reader.attributes
+        )
+
+    def lstat(self, path: bytes) -> Reply[Attributes]:
+        return self._attributes(wire.FXP_LSTAT, self._path(path))
+
+    def stat(self, path: bytes) -> Reply[Attributes]:
+        return self._attributes(wire.FXP_STAT, self._path(path))
+
+    def fstat(self, handle: RemoteHandle) -> Reply[Attributes]:
+        if self._is_stale(handle):
+            return Reply.failed(StaleHandleError())
+        return self._attributes(wire.FXP_FSTAT, wire.string(handle.token))
+
+    def setstat(self, path: bytes, change: AttributeChange) -> Reply[None]:
+        return self._session.request(
+            wire.FXP_SETSTAT, self._path(path), wire.encode_change(change)
+        )
+
+    def lsetstat(self, path: bytes, change: AttributeChange) -> Reply[None]:
+        return self._extended(
+            b"lsetstat@openssh.com",
+            self.capabilities.lsetstat,
+            self._path(path),
+            wire.encode_change(change),
+        )
+
+    def fsetstat(self, handle: RemoteHandle, change: AttributeChange) -> Reply[None]:
+        return self._on_handle(wire.FXP_FSETSTAT, handle, wire.encode_change(change))
+
+    def statvfs(self, path: bytes) -> Reply[FilesystemStatistics]:
+        if not self.capabilities.statvfs:
+            return Reply.failed(UnsupportedError("the server lacks statvfs@openssh.com"))
+        return self._session.request(
+            wire.FXP_EXTENDED,
+            wire.string(b"statvfs@openssh.com"),
+            self._path(path),
+            expected=wire.FXP_EXTENDED_REPLY,
+            parse=wire.parse_statvfs,
+        )
+
+    # --- files ------------------------------------------------------------------------------
+
+    def open(self, path: bytes, mode: OpenMode, permissions: int = 0o666) -> Reply[RemoteHandle]:
+        flags = sum(bit for flag, bit in _PFLAGS if flag in mode)
+        change = AttributeChange(mode=permissions if OpenMode.CREATE in mode else None)
+        return self._session.request(
+            wire.FXP_OPEN,
+            self._path(path),
+            wire.u32(flags),
+            wire.encode_change(change),
+            expected=wire.FXP_HANDLE,
+            parse=self._parse_handle,
+            closes_late=True,
+        )
+
+    def close(self, handle: RemoteHandle) -> Reply[None]:
+        return self._on_handle(wire.FXP_CLOSE, handle)
+
+    def read(self, handle: RemoteHandle, offset: int, length: int) -> Reply[bytes]:
+        if self._is_stale(handle):
+            return Reply.failed(StaleHandleError())
+
+        def parse(reader: wire.Reader) -> bytes:
+            data = reader.string()
+            if not 0 < len(data) <= length:
+                raise ProtocolError(f"{len(data)} bytes for a READ of {length}")
+            return data
+
+        return self._session.request(
+            wire.FXP_READ,
+            wire.string(handle.token),
+            wire.u64(offset),
+            wire.u32(length),
+            expected=wire.FXP_DATA,
+            parse=parse,
+            at_eof=b"",
+        )
+
+    def write(
+        self, handle: RemoteHandle, offset: int, data: bytes | bytearray | memoryview
+    ) -> Reply[None]:
+        if self._is_stale(handle):
+            return Reply.failed(StaleHandleError())
+        return self._session.write(handle.token, offset, data)
+
+    def fsync(self, handle: RemoteHandle) -> Reply[None]:
+        if self._is_stale(handle):
+            return Reply.failed(StaleHandleError())
+        return self._extended(
+            b"fsync@openssh.com", self.capabilities.fsync, wire.string(handle.token)
+        )
+
+    # --- directories and names --------------------------------------------------------------
+
+    def opendir(self, path: bytes) -> Reply[RemoteHandle]:
+        return self._session.request(
+            wire.FXP_OPENDIR,
+            self._path(path),
+            expected=wire.FXP_HANDLE,
+            parse=self._parse_handle,
+            closes_late=True,
+        )
+
+    def readdir(self, handle: RemoteHandle) -> Reply[list[DirectoryEntry] | None]:
+        if self._is_stale(handle):
+            return Reply.failed(StaleHandleError())
+        return self._session.request(
+            wire.FXP_READDIR,
+            wire.string(handle.token),
+            expected=wire.FXP_NAME,
+            parse=wire.parse_entries,
+            at_eof=None,
+        )
+
+    def readlink(self, path: bytes) -> Reply[bytes]:
+        return self._session.request(
+            wire.FXP_READLINK,
+            self._path(path),
+            expected=wire.FXP_NAME,
+            parse=wire.parse_single_name,
+        )
+
+    def symlink(self, target: bytes, path: bytes) -> Reply[None]:
+        # OpenSSH has the two arguments the other way round than the draft, and so has everybody
+        # who wants to work with it (OpenSSH's PROTOCOL, section 4.1).
+        return self._session.request(wire.FXP_SYMLINK, wire.string(target), self._path(path))
+
+    def link(self, existing: bytes, path: bytes) -> Reply[None]:
+        return self._extended(
+            b"hardlink@openssh.com",
+            self.capabilities.hardlink,
+            self._path(existing),
+            self._path(path),
+        )
+
+    def mkdir(self, path: bytes, permissions: int) -> Reply[None]:
+        attributes = wire.encode_change(AttributeChange(mode=permissions))
+        return self._session.request(wire.FXP_MKDIR, self._path(path), attributes)
+
+    def rmdir(self, path: bytes) -> Reply[None]:
+        return self._session.request(wire.FXP_RMDIR, self._path(path))
+
+    def remove(self, path: bytes) -> Reply[None]:
+        return self._session.request(wire.FXP_REMOVE, self._path(path))
+
+    def rename(self, old: bytes, new: bytes) -> Reply[None]:
+        return self._session.request(wire.FXP_RENAME, self._path(old), self._path(new))
+
+    def posix_rename(self, old: bytes, new: bytes) -> Reply[None]:
+        return self._extended(
+            b"posix-rename@openssh.com",
+            self.capabilities.posix_rename,
+            self._path(old),
+            self._path(new),
+        )

@@ -1,0 +1,291 @@
+"""One SFTP session on one SSH channel: which requests are out, and what their replies mean.
+
+asyncssh carries the channel; the SFTP messages are ours, because a filesystem needs what a client
+library does not give: exact cancellation, late handles closed, several READDIRs in flight, every
+length checked, no task per request (the measurements are in docs/architecture.md).
+
+State: the table of pending requests and the receive buffer. Who touches it: any trio task sends
+(`request` never suspends); replies are handled in `data_received`, called by asyncssh inside the
+bridge's task. Nothing here awaits, so nothing can change under it. A session never recovers: the
+first violation or loss fails every pending request and calls `on_lost` once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import asyncssh
+
+from pysshfs.errors import FX_EOF, FX_OK, ConnectionLostError, ProtocolError, RemoteStatusError
+from pysshfs.remote import wire
+from pysshfs.reply import Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+_MAX_EXTENSIONS = 256
+_MAX_STDERR_LINES = 20
+
+
+class _Pending:
+    """A request whose reply is still to come."""
+
+    __slots__ = ("abandoned", "at_eof", "closes_late", "expected", "parse", "reply", "sent_at")
+
+    def __init__(
+        self,
+        reply: Reply[Any],
+        expected: int,
+        parse: Callable[[wire.Reader], Any] | None,
+        at_eof: object,
+        closes_late: bool,
+    ) -> None:
+        self.reply = reply
+        self.expected = expected
+        self.parse = parse
+        self.at_eof = at_eof
+        self.closes_late = closes_late
+        self.abandoned = False
+        self.sent_at = time.monotonic()
+
+
+class _NoEof:
+    """Marks requests for which an EOF status is an error like any other."""
+
+
+_NO_EOF = _NoEof()
+
+
+class SftpSession(asyncssh.SSHClientSession[bytes]):
+    """Made by `remote/connection.py` for each channel."""
+
+    def __init__(self, on_lost: Callable[[Exception], None]) -> None:
+        self._on_lost = on_lost
+        self._channel: asyncssh.SSHClientChannel[bytes] | None = None
+        self._pending: dict[int, _Pending] = {}
+        self._next_id = 0
+        self._buffer = bytearray()
+        self._lost: ConnectionLostError | None = None
+        self._version: Reply[dict[bytes, bytes]] = Reply()
+        self._stderr_lines = 0
+        self.requests_sent = 0
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self.replies_abandoned = 0
+
+    # --- sending ----------------------------------------------------------------------------
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._pending)
+
+    def oldest_request_age(self) -> float:
+        """Seconds since the oldest unanswered request was sent; 0 when there is none."""
+        first = next(iter(self._pending.values()), None)
+        return time.monotonic() - first.sent_at if first else 0.0
+
+    def handshake(self) -> Reply[dict[bytes, bytes]]:
+        """Send INIT; the reply is the server's extensions (name to data)."""
+        self._transmit(wire.init_packet())
+        return self._version
+
+    def request(
+        self,
+        kind: int,
+        *fields: bytes,
+        expected: int = wire.FXP_STATUS,
+        parse: Callable[[wire.Reader], T] | None = None,
+        at_eof: object = _NO_EOF,
+        closes_late: bool = False,
+    ) -> Reply[T]:
+        """Send a request now.
+
+        `expected` is the reply type that carries a result, made by `parse`; a STATUS of OK counts
+        as a result (None) only when STATUS is what was expected. `at_eof` is the result when the
+        status is EOF. `closes_late`: the result is a handle that must be closed if nobody waits
+        for it any more when it comes.
+        """
+        if self._lost is not None:
+            return Reply.failed(self._lost)
+        request_id = self._take_id()
+        reply = self._register(request_id, expected, parse, at_eof, closes_late)
+        self._transmit(wire.packet(kind, request_id, *fields))
+        return cast("Reply[T]", reply)
+
+    def write(
+        self, handle: bytes, offset: int, data: bytes | bytearray | memoryview
+    ) -> Reply[None]:
+        """A WRITE; apart from `request` because its data should be copied once only."""
+        if self._lost is not None:
+            return Reply.failed(self._lost)
+        request_id = self._take_id()
+        reply = self._register(request_id, wire.FXP_STATUS, None, _NO_EOF, False)
+        self._transmit(wire.write_packet(request_id, handle, offset, data))
+        return reply
+
+    def _take_id(self) -> int:
+        request_id = self._next_id
+        while request_id in self._pending:  # after 2^32 requests an old one may still be out
+            request_id = (request_id + 1) & 0xFFFFFFFF
+        self._next_id = (request_id + 1) & 0xFFFFFFFF
+        return request_id
+
+    def _register(
+        self,
+        request_id: int,
+        expected: int,
+        parse: Callable[[wire.Reader], Any] | None,
+        at_eof: object,
+        closes_late: bool,
+    ) -> Reply[Any]:
+        reply: Reply[Any] = Reply(on_abandon=lambda: self._abandon(request_id))
+        self._pending[request_id] = _Pending(reply, expected, parse, at_eof, closes_late)
+        self.requests_sent += 1
+        return reply
+
+    def _abandon(self, request_id: int) -> None:
+        # The id stays known: the reply is still on its way, and one to an unknown id would be a
+        # violation.
+        pending = self._pending.get(request_id)
+        if pending is not None:
+            pending.abandoned = True
+            self.replies_abandoned += 1
+
+    def _transmit(self, data: bytes) -> None:
+        channel = self._channel
+        if channel is None:
+            self.fail(ConnectionLostError())
+            return
+        try:
+            channel.write(data)
+        except (OSError, asyncssh.Error) as error:
+            self.fail(ConnectionLostError(f"cannot send: {error}"))
+        else:
+            self.bytes_sent += len(data)
+
+    # --- asyncssh's callbacks ---------------------------------------------------------------
+
+    def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
+        self._channel = chan
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.fail(ConnectionLostError(str(exc) if exc else "the server closed the connection"))
+
+    def eof_received(self) -> bool:
+        self.fail(ConnectionLostError("the server ended the SFTP session"))
+        return False
+
+    def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
+        if datatype is not None:
+            self._log_stderr(data)
+            return
+        self.bytes_received += len(data)
+        if self._lost is not None:
+            return
+        try:
+            self._consume(data)
+        except ProtocolError as error:
+            self.fail(error)
+
+    def _log_stderr(self, data: bytes) -> None:
+        if self._stderr_lines < _MAX_STDERR_LINES:
+            self._stderr_lines += 1
+            log.info("the server says: %r", data[:200])
+
+    # --- receiving --------------------------------------------------------------------------
+
+    def _consume(self, data: bytes) -> None:
+        """Handle every whole packet; keep the rest. Data is copied once, into the result."""
+        source: bytes | bytearray = data
+        if self._buffer:
+            self._buffer += data
+            source = self._buffer
+        at = 0
+        with memoryview(source) as view:
+            while self._lost is None and len(view) - at >= 4:
+                length = int.from_bytes(view[at : at + 4], "big")
+                if not 5 <= length <= wire.MAX_REPLY:
+                    raise ProtocolError(f"reply of {length} bytes")
+                end = at + 4 + length
+                if end > len(view):
+                    break
+                with view[at + 4 : end] as body:
+                    self._handle_packet(body)
+                at = end
+        if source is self._buffer:
+            del self._buffer[:at]
+        else:
+            self._buffer += data[at:]
+
+    def _handle_packet(self, body: memoryview) -> None:
+        kind = body[0]
+        if kind == wire.FXP_VERSION:
+            self._handle_version(body)
+            return
+        request_id = int.from_bytes(body[1:5], "big")
+        pending = self._pending.pop(request_id, None)
+        if pending is None:
+            raise ProtocolError(f"reply to request {request_id}, which is not out")
+        try:
+            self._resolve(pending, kind, wire.Reader(body, 5))
+        except ProtocolError as error:
+            pending.reply.set_error(error)
+            raise
+
+    def _handle_version(self, body: memoryview) -> None:
+        if self._version.done:
+            raise ProtocolError("a second VERSION")
+        reader = wire.Reader(body, 1)
+        version = reader.u32()
+        if version != wire.VERSION:
+            raise ProtocolError(f"the server speaks SFTP version {version}, not {wire.VERSION}")
+        self._version.set_result(dict(wire.parse_extensions(reader, _MAX_EXTENSIONS)))
+
+    def _resolve(self, pending: _Pending, kind: int, reader: wire.Reader) -> None:
+        reply = pending.reply
+        if kind == wire.FXP_STATUS:
+            code, message = wire.parse_status(reader)
+            if code == FX_OK and pending.expected == wire.FXP_STATUS:
+                reply.set_result(None)
+            elif code == FX_OK:
+                raise ProtocolError("OK where a result was asked for")
+            elif code == FX_EOF and pending.at_eof is not _NO_EOF:
+                reply.set_result(pending.at_eof)
+            else:
+                reply.set_error(RemoteStatusError(code, message))
+            return
+        if kind != pending.expected or pending.parse is None:
+            raise ProtocolError(f"reply of type {kind}, expected {pending.expected}")
+        result = pending.parse(reader)
+        if pending.abandoned and pending.closes_late:
+            self.request(wire.FXP_CLOSE, wire.string(result.token))
+        reply.set_result(result)
+
+    # --- ending -----------------------------------------------------------------------------
+
+    @property
+    def lost(self) -> ConnectionLostError | None:
+        return self._lost
+
+    def fail(self, error: ConnectionLostError) -> None:
+        """End the session: everything pending fails with `error`. Only the first call counts."""
+        if self._lost is not None:
+            return
+        self._lost = error
+        pending, self._pending = self._pending, {}
+        if self._channel is not None:
+            self._channel.abort()
+        self._version.set_error(error)
+        for request in pending.values():
+            request.reply.set_error(error)
+        self._on_lost(error)
+
+    def close(self) -> None:
+        """End the session on purpose; asyncssh then calls `connection_lost`."""
+        if self._channel is not None:
+            self._channel.close()

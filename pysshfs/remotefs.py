@@ -1,0 +1,166 @@
+"""What the filesystem (`vfs/`) asks of a server (`remote/`, or the tests' fake): `RemoteFS`.
+
+Paths are bytes, relative to the served directory (``b""`` is the directory itself) and never begin
+or end with a slash. Handles are opaque. Each method sends its request when called and returns a
+`Reply`; the server carries requests out in the order in which they were sent
+(draft-ietf-secsh-filexfer-02, section 6). Nothing is checked here for plausibility:
+`vfs/sanity.py` does that.
+"""
+
+from __future__ import annotations
+
+from enum import Flag, auto
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from pysshfs.reply import Reply
+
+
+class Attributes(NamedTuple):
+    """What SFTP says of a file. Times are whole seconds since 1970 UTC, size is in bytes.
+
+    `mode` includes the type bits. None stands for what the server did not send.
+    """
+
+    mode: int | None
+    size: int | None
+    uid: int | None
+    gid: int | None
+    atime: int | None
+    mtime: int | None
+
+
+class AttributeChange(NamedTuple):
+    """What a SETSTAT changes; None leaves a field alone. SFTP can set owner and group, and the
+    two times, only in pairs: whoever fills this in gives both of a pair or neither."""
+
+    mode: int | None = None
+    size: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    atime: int | None = None
+    mtime: int | None = None
+
+
+class DirectoryEntry(NamedTuple):
+    """One name of a listing, as the server sent it."""
+
+    name: bytes
+    attributes: Attributes
+
+
+class FilesystemStatistics(NamedTuple):
+    """statvfs(3)'s numbers; block counts are in units of `fragment_size` bytes."""
+
+    block_size: int
+    fragment_size: int
+    blocks: int
+    blocks_free: int
+    blocks_available: int
+    files: int
+    files_free: int
+    files_available: int
+    name_max: int
+
+
+class OpenMode(Flag):
+    """How a file is opened on the server. There is no APPEND: see `vfs/writeback.py`."""
+
+    READ = auto()
+    WRITE = auto()
+    CREATE = auto()
+    EXCLUSIVE = auto()
+    TRUNCATE = auto()
+
+
+class RemoteHandle(NamedTuple):
+    """An open file or directory on the server.
+
+    `generation` counts connections: a handle is worth nothing on any but its own.
+    """
+
+    token: bytes
+    generation: int
+
+
+class Capabilities(NamedTuple):
+    """What this server can do beyond protocol 3, and how much it takes at once (bytes)."""
+
+    max_read: int
+    max_write: int
+    posix_rename: bool
+    hardlink: bool
+    fsync: bool
+    lsetstat: bool
+    statvfs: bool
+
+
+class RemoteFS(Protocol):
+    """The server as the filesystem sees it. Every reply may fail with a `FilesystemError`."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def lstat(self, path: bytes) -> Reply[Attributes]: ...
+
+    def stat(self, path: bytes) -> Reply[Attributes]: ...
+
+    def fstat(self, handle: RemoteHandle) -> Reply[Attributes]: ...
+
+    def setstat(self, path: bytes, change: AttributeChange) -> Reply[None]:
+        """Follows a symlink."""
+        ...
+
+    def lsetstat(self, path: bytes, change: AttributeChange) -> Reply[None]:
+        """Changes a symlink itself; `UnsupportedError` without the extension."""
+        ...
+
+    def fsetstat(self, handle: RemoteHandle, change: AttributeChange) -> Reply[None]: ...
+
+    def open(self, path: bytes, mode: OpenMode, permissions: int = 0o666) -> Reply[RemoteHandle]:
+        """An abandoned open whose handle arrives after all is closed on the server."""
+        ...
+
+    def close(self, handle: RemoteHandle) -> Reply[None]: ...
+
+    def read(self, handle: RemoteHandle, offset: int, length: int) -> Reply[bytes]:
+        """At most `length` bytes (itself at most `capabilities.max_read`); b"" at the end."""
+        ...
+
+    def write(
+        self, handle: RemoteHandle, offset: int, data: bytes | bytearray | memoryview
+    ) -> Reply[None]:
+        """All of `data` (at most `capabilities.max_write` bytes); it is copied before return."""
+        ...
+
+    def fsync(self, handle: RemoteHandle) -> Reply[None]: ...
+
+    def opendir(self, path: bytes) -> Reply[RemoteHandle]: ...
+
+    def readdir(self, handle: RemoteHandle) -> Reply[list[DirectoryEntry] | None]:
+        """The next entries, None at the end. Several may be in flight; they are one sequence."""
+        ...
+
+    def readlink(self, path: bytes) -> Reply[bytes]: ...
+
+    def symlink(self, target: bytes, path: bytes) -> Reply[None]: ...
+
+    def link(self, existing: bytes, path: bytes) -> Reply[None]: ...
+
+    def mkdir(self, path: bytes, permissions: int) -> Reply[None]: ...
+
+    def rmdir(self, path: bytes) -> Reply[None]: ...
+
+    def remove(self, path: bytes) -> Reply[None]: ...
+
+    def rename(self, old: bytes, new: bytes) -> Reply[None]:
+        """Fails when `new` exists (protocol 3's own RENAME)."""
+        ...
+
+    def posix_rename(self, old: bytes, new: bytes) -> Reply[None]:
+        """Replaces `new`; `UnsupportedError` without the extension."""
+        ...
+
+    def statvfs(self, path: bytes) -> Reply[FilesystemStatistics]:
+        """`UnsupportedError` without the extension."""
+        ...

@@ -1,0 +1,1 @@
+"""The filesystem itself. Knows neither FUSE (pyfuse3) nor SSH (asyncssh, asyncio)."""

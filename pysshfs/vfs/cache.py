@@ -1,0 +1,132 @@
+"""What is remembered of the server, for a while: attributes, link targets, listings, absences.
+
+Everything is bounded and expires, in cachetools' caches, on a clock that runs through suspend.
+Keys are inode numbers, which stay the same across renames and forgets. Only the `Tree` writes
+here, and it decides whether a reply is still current (`Inode.mutated_at`).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from cachetools import TLRUCache, TTLCache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pysshfs.vfs.config import VfsConfig
+    from pysshfs.vfs.sanity import FileAttributes
+
+
+def boot_time() -> float:
+    """Seconds on a clock that suspend does not stop: what was fresh before it is old after it."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class CachedAttributes(NamedTuple):
+    attributes: FileAttributes
+    expires: float  # on the cache's clock
+
+
+class ListedEntry(NamedTuple):
+    """A name of a listing; None for attributes that no file can have."""
+
+    name: bytes
+    attributes: FileAttributes | None
+
+
+class CachedListing(NamedTuple):
+    """A whole directory; `expires` is for the attributes in it, on the cache's clock."""
+
+    entries: tuple[ListedEntry, ...]
+    expires: float
+
+
+class MetadataCache:
+    """The four caches and their counters."""
+
+    def __init__(self, config: VfsConfig, clock: Callable[[], float]) -> None:
+        entries = max(config.cache_entries, 1)
+        self.clock = clock
+        self._stat_timeout = config.stat_timeout
+        # Attributes from a listing are as old as the listing: each item has its own end.
+        self._attributes: TLRUCache[int, CachedAttributes] = TLRUCache(
+            entries, lambda _number, item, _now: item.expires, clock
+        )
+        self._links: TTLCache[int, bytes] = TTLCache(entries, config.link_timeout, clock)
+        self._absent: TTLCache[tuple[int, bytes], bool] = TTLCache(
+            entries, config.negative_timeout, clock
+        )
+        # A listing counts by its names, so that one huge directory does not multiply the bound.
+        self._listings: TTLCache[int, CachedListing] = TTLCache(
+            entries,
+            config.directory_timeout,
+            clock,
+            getsizeof=lambda listing: len(listing.entries) + 1,
+        )
+        self.hits = 0
+        self.misses = 0
+
+    @property
+    def capacity(self) -> int:
+        return int(self._attributes.maxsize)
+
+    # --- attributes -------------------------------------------------------------------------
+
+    def attributes(self, number: int) -> CachedAttributes | None:
+        found = self._attributes.get(number)
+        if found is None:
+            self.misses += 1
+        else:
+            self.hits += 1
+        return found
+
+    def store_attributes(
+        self, number: int, attributes: FileAttributes, expires: float | None = None
+    ) -> None:
+        """Keep them for `stat_timeout`, or until `expires` on the cache's clock."""
+        if expires is None:
+            expires = self.clock() + self._stat_timeout
+        self._attributes[number] = CachedAttributes(attributes, expires)
+
+    def drop_attributes(self, number: int) -> None:
+        self._attributes.pop(number, None)
+
+    # --- link targets -----------------------------------------------------------------------
+
+    def link(self, number: int) -> bytes | None:
+        return self._links.get(number)
+
+    def store_link(self, number: int, target: bytes) -> None:
+        self._links[number] = target
+
+    def drop_link(self, number: int) -> None:
+        self._links.pop(number, None)
+
+    # --- names known to be absent -------------------------------------------------------------
+
+    def is_absent(self, parent: int, name: bytes) -> bool:
+        return (parent, name) in self._absent
+
+    def store_absent(self, parent: int, name: bytes) -> None:
+        self._absent[parent, name] = True
+
+    def drop_absent(self, parent: int, name: bytes) -> None:
+        self._absent.pop((parent, name), None)
+
+    # --- listings ---------------------------------------------------------------------------
+
+    def listing(self, number: int) -> CachedListing | None:
+        return self._listings.get(number)
+
+    def store_listing(self, number: int, listing: CachedListing) -> None:
+        if len(listing.entries) < self._listings.maxsize:
+            self._listings[number] = listing
+
+    def drop_listing(self, number: int) -> None:
+        self._listings.pop(number, None)
+
+    def clear(self) -> None:
+        for cache in (self._attributes, self._links, self._absent, self._listings):
+            cache.clear()

@@ -1,0 +1,34 @@
+"""What the filesystem can be told: made from the command line's settings, fixed for the mount."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class VfsConfig(NamedTuple):
+    """Times in seconds, sizes in bytes."""
+
+    stat_timeout: float = 20.0
+    link_timeout: float = 20.0
+    directory_timeout: float = 20.0
+    negative_timeout: float = 1.0
+    kernel_entry_timeout: float | None = None  # None: as long as our own cache holds the entry
+    kernel_attribute_timeout: float | None = None
+    cache_entries: int = 10_000
+    readahead: int = 8 * 1024 * 1024  # the most, per open file
+    total_readahead: int = 64 * 1024 * 1024  # over all open files
+    write_buffer: int = 16 * 1024 * 1024  # unacknowledged bytes over all files
+    write_delay: float = 0.5  # how long a partly filled WRITE may wait for more
+    synchronous_writes: bool = False
+    direct_io: bool = False
+    kernel_cache: bool = False
+    hardlinks: bool = True
+    # Owner shown for every file; None shows the server's.
+    uid: int | None = None
+    gid: int | None = None
+    # Permission bits taken away from what is shown: of all files, of directories only.
+    file_mask: int = 0
+    directory_mask: int = 0
+    # idmap=user: (remote uid, local uid) and (remote gid, local gid).
+    user_map: tuple[int, int] | None = None
+    group_map: tuple[int, int] | None = None

@@ -1,0 +1,202 @@
+"""Listing directories: one open directory is one `DirectoryStream`.
+
+A stream is a snapshot that fills while it is read: READDIRs are kept in flight ahead of the
+kernel's reading (a listing of 100,000 names would otherwise cost a round trip for each hundred),
+the first names go out before the last have come in. A listing that came whole and undisturbed is
+cached and serves the next opendir. Names removed through this mount while the stream is open are
+left out of what is still to be delivered; names added may be missing: POSIX allows either.
+
+Offsets count entries from 1 and stay valid while the stream lives; going back to 0 (rewinddir)
+takes a new snapshot. Touched by the opendir, readdir and releasedir requests of its directory and
+by the calls that remove names. Suspends in `entry_at` only.
+"""
+
+from __future__ import annotations
+
+import logging
+import stat
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from pysshfs.errors import FilesystemError, UnsafeReplyError
+from pysshfs.vfs import idmap
+from pysshfs.vfs.cache import CachedListing, ListedEntry
+from pysshfs.vfs.sanity import checked_attributes, is_safe_name
+
+if TYPE_CHECKING:
+    from pysshfs.remotefs import Attributes, DirectoryEntry, RemoteHandle
+    from pysshfs.reply import Reply
+    from pysshfs.vfs.inodes import Inode
+    from pysshfs.vfs.sanity import FileAttributes
+    from pysshfs.vfs.tree import Entry, Tree
+
+log = logging.getLogger(__name__)
+
+_MOST_IN_FLIGHT: Final = 16
+
+
+class ListReply(NamedTuple):
+    """One name for readdir. `entry` is None for `.`, `..` and what has no valid attributes;
+    `kind` holds the type bits, 0 when they are not known."""
+
+    name: bytes
+    number: int
+    kind: int
+    next_offset: int
+    entry: Entry | None
+
+
+class DirectoryStream:
+    """One opendir, up to its releasedir."""
+
+    def __init__(self, tree: Tree, inode: Inode) -> None:
+        self.inode = inode
+        self.removed: set[bytes] = set()
+        self.was_read = False
+        self._tree = tree
+        self._entries: list[ListedEntry] = []
+        self._seen: set[bytes] = set()
+        self._handle: RemoteHandle | None = None
+        self._in_flight: deque[Reply[list[DirectoryEntry] | None]] = deque()
+        self._depth = 1
+        self._complete = False
+        self._begun_at = 0  # the tree's mutation counter when the snapshot was begun
+        self._expires = 0.0  # until when, on the cache's clock, its attributes may be believed
+
+    # --- beginning --------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Take the cached listing, or ask the server for the directory."""
+        tree = self._tree
+        self._begun_at = tree.mutations
+        cached = tree.cache.listing(self.inode.number)
+        if cached is not None:
+            self._entries = list(cached.entries)
+            self._expires = cached.expires
+            self._complete = True
+            return
+        self._expires = tree.cache.clock() + tree.config.stat_timeout
+        self._handle = await tree.remote.opendir(self.inode.path())
+        self._ask()
+
+    async def rewind(self) -> None:
+        """A new snapshot for rewinddir."""
+        self.close()
+        self._entries, self._seen, self._complete = [], set(), False
+        self.removed.clear()
+        await self.open()
+
+    # --- reading ----------------------------------------------------------------------------
+
+    def _ask(self) -> None:
+        """Keep `_depth` READDIRs out; it grows with each reply, so that short directories cost
+        few and long ones few round trips."""
+        if self._handle is None:
+            return
+        while len(self._in_flight) < self._depth:
+            self._in_flight.append(self._tree.remote.readdir(self._handle))
+
+    async def entry_at(self, index: int) -> ListedEntry | None:
+        """The entry with this number, None past the end."""
+        while index >= len(self._entries) and not self._complete:
+            await self._receive()
+        return self._entries[index] if index < len(self._entries) else None
+
+    async def _receive(self) -> None:
+        reply = self._in_flight[0]
+        entries = await reply.wait()
+        # Two readers of one stream may have waited for the same reply.
+        if not self._in_flight or self._in_flight[0] is not reply:
+            return
+        self._in_flight.popleft()
+        if entries is None:
+            self._finish()
+            return
+        for entry in entries:
+            self._accept(entry)
+        self._depth = min(self._depth * 2, _MOST_IN_FLIGHT)
+        self._ask()
+
+    def _accept(self, entry: DirectoryEntry) -> None:
+        name = entry.name
+        if not is_safe_name(name):
+            if name not in (b".", b".."):
+                log.warning("left out a name that cannot be: %r", name[:300])
+            return
+        if name in self._seen:
+            return
+        self._seen.add(name)
+        self._entries.append(ListedEntry(name, self._checked(name, entry.attributes)))
+
+    def _checked(self, name: bytes, attributes: Attributes) -> FileAttributes | None:
+        try:
+            return idmap.to_local(self._tree.config, checked_attributes(attributes))
+        except UnsafeReplyError as error:
+            log.warning("attributes of %r: %s", name, error)
+            return None
+
+    def _finish(self) -> None:
+        self._complete = True
+        self._seen = set()
+        self.close()
+        if self._is_current and self.inode.is_linked:
+            listing = CachedListing(tuple(self._entries), self._expires)
+            self._tree.cache.store_listing(self.inode.number, listing)
+
+    @property
+    def _is_current(self) -> bool:
+        """Whether the directory was left alone through this mount since the snapshot."""
+        return self.inode.mutated_at <= self._begun_at
+
+    # --- delivering -------------------------------------------------------------------------
+
+    def describe(self, entry: ListedEntry, next_offset: int) -> ListReply:
+        """The entry as the kernel is told of it. What was changed through this mount since the
+        snapshot is told with attributes that it must not keep."""
+        inodes = self._tree.inodes
+        number = inodes.number_for(self.inode, entry.name)
+        attributes = entry.attributes
+        if attributes is None:
+            return ListReply(entry.name, number, 0, next_offset, None)
+        timeout = max(self._expires - self._tree.cache.clock(), 0.0)
+        known = inodes.child(self.inode, entry.name)
+        if known is not None and known.kind not in (None, stat.S_IFMT(attributes.mode)):
+            # Another type than the inode that has the name: a lookup must sort that out.
+            return ListReply(entry.name, number, 0, next_offset, None)
+        if known is not None and (known.mutated_at > self._begun_at or known.writeback):
+            size = max(attributes.size, known.known_size) if known.writeback else attributes.size
+            attributes, timeout = attributes._replace(size=size), 0.0
+        elif not self._is_current:
+            timeout = 0.0
+        kind = stat.S_IFMT(attributes.mode)
+        told = self._tree.timeouts(number, attributes, timeout)
+        return ListReply(entry.name, number, kind, next_offset, told)
+
+    def delivered(self, reply: ListReply) -> None:
+        """The kernel took the name with its attributes: that is a lookup, and it knows them."""
+        entry = reply.entry
+        if entry is None:
+            return
+        inode = self._tree.inodes.intern(self.inode, reply.name)
+        inode.lookups += 1
+        attributes = entry.attributes
+        inode.kind = reply.kind
+        inode.told_version = (attributes.mtime, attributes.size)
+        if inode.mutated_at <= self._begun_at and self._is_current:
+            inode.known_size = attributes.size
+            if len(self._entries) * 2 <= self._tree.cache.capacity:
+                self._tree.cache.store_attributes(inode.number, attributes, self._expires)
+
+    # --- ending -----------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Give the server its handle back; nobody waits for that."""
+        handle, self._handle = self._handle, None
+        self._in_flight.clear()
+        if handle is not None:
+            self._tree.remote.close(handle).add_callback(_log_close)
+
+
+def _log_close(reply: Reply[None]) -> None:
+    if isinstance(reply.error, FilesystemError):
+        log.info("closing a directory: %s", reply.error)

@@ -1,0 +1,331 @@
+"""Open files: opening, creating, reading, writing, syncing, closing.
+
+Each open file of the kernel is one handle on the server. What was written and not acknowledged
+belongs to the inode (`vfs/writeback.py`), what was read ahead to the open file
+(`vfs/readahead.py`); this module keeps the two true to each other: nobody reads past unacknowledged
+data, and a write drops what was read ahead by anyone.
+
+Appending. A handle is never opened for appending on the server: it would ignore offsets, and a
+repeated WRITE would append twice. The offset is the size that the server is asked for, unless data
+of the same burst is still unacknowledged here, which it then continues. Appends by other clients
+between that question and the WRITE are overwritten: a documented limit.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import trio
+
+from pysshfs.errors import FX_FAILURE, FilesystemError, RemoteStatusError
+from pysshfs.remotefs import AttributeChange, OpenMode
+from pysshfs.vfs import diagnose
+from pysshfs.vfs.readahead import FileReader
+from pysshfs.vfs.sanity import MAX_SIZE
+from pysshfs.vfs.tree import is_missing
+from pysshfs.vfs.writeback import Writeback
+
+if TYPE_CHECKING:
+    from pysshfs.remotefs import Attributes, RemoteHandle
+    from pysshfs.reply import Reply
+    from pysshfs.vfs.inodes import Inode
+    from pysshfs.vfs.sanity import FileAttributes
+    from pysshfs.vfs.tree import Tree
+
+log = logging.getLogger(__name__)
+
+# Cached pages are kept across opens only when the mtime, in whole seconds, is this much past: a
+# second change within the same second would not show.
+_SETTLED_SECONDS: Final = 2
+
+
+class OpenFile:
+    """One open(2) of the kernel."""
+
+    __slots__ = ("appending", "error_seen", "handle", "inode", "kernel_offset_differs", "reader")
+
+    def __init__(
+        self, tree: Tree, inode: Inode, handle: RemoteHandle, flags: int
+    ) -> None:
+        self.inode = inode
+        self.handle = handle
+        self.appending = bool(flags & os.O_APPEND)
+        self.kernel_offset_differs = False
+        self.error_seen = inode.writeback.error_sequence if inode.writeback else 0
+        self.reader = FileReader(
+            tree.remote,
+            handle,
+            tree.read_budget,
+            tree.config.readahead,
+            lambda: inode.known_size,
+        )
+
+
+class Opened(NamedTuple):
+    """What opening tells the kernel."""
+
+    file: OpenFile
+    keep_cache: bool  # its cached pages are still those of the file
+    attributes_changed: bool  # what it believes of size and times is out of date
+
+
+def open_mode(flags: int) -> OpenMode:
+    """open(2)'s flags as SFTP has them; the kernel handles those it does not."""
+    access = flags & os.O_ACCMODE
+    mode = OpenMode.READ if access == os.O_RDONLY else OpenMode.WRITE
+    if access == os.O_RDWR:
+        mode |= OpenMode.READ
+    if flags & os.O_TRUNC:
+        mode |= OpenMode.TRUNCATE
+    return mode
+
+
+class Files:
+    """The operations on open files. Stateless but for the tree."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+
+    # --- opening ----------------------------------------------------------------------------
+
+    async def open(self, inode: Inode, flags: int) -> Opened:
+        """Open on the server and look at the file again, in one round trip."""
+        tree = self._tree
+        if flags & os.O_TRUNC and inode.writeback is not None:
+            await inode.writeback.drain()  # older data must not land behind the truncation
+        path = inode.path()
+        if flags & os.O_TRUNC:
+            tree.changed(inode)
+            self._discard_read_ahead(inode)
+        opening = tree.remote.open(path, open_mode(flags))
+        sent_at = tree.mutations
+        looking = tree.remote.lstat(path)
+        try:
+            handle = await opening
+        except RemoteStatusError as error:
+            await self._explain_open(inode, looking, error)
+            raise
+        file = self._register(inode, handle, flags)
+        if flags & os.O_TRUNC:
+            inode.known_size = 0
+        try:
+            attributes = await self._look(inode, looking, sent_at)
+        except BaseException:
+            self._unregister(file)
+            raise
+        return self._opened(file, attributes)
+
+    async def _explain_open(
+        self, inode: Inode, looking: Reply[Attributes], error: RemoteStatusError
+    ) -> None:
+        parent = inode.parent
+        if is_missing(error) and parent is not None:
+            self._tree.vanish(parent, inode.name)
+        if error.code == FX_FAILURE:
+            found = await looking
+            if found.mode is not None and stat.S_ISDIR(found.mode):
+                raise FilesystemError(errno.EISDIR) from None
+
+    async def _look(
+        self, inode: Inode, looking: Reply[Attributes], sent_at: int
+    ) -> FileAttributes | None:
+        """What the file is now; with data of ours on the way it cannot be told yet."""
+        attributes = await looking
+        if inode.writeback is not None and not inode.writeback.is_clean:
+            return None
+        return self._tree.remember(inode, attributes, sent_at)
+
+    def _opened(self, file: OpenFile, attributes: FileAttributes | None) -> Opened:
+        inode, config = file.inode, self._tree.config
+        if attributes is None:
+            return Opened(file, keep_cache=True, attributes_changed=False)
+        version = (attributes.mtime, attributes.size)
+        settled = time.time() - attributes.mtime >= _SETTLED_SECONDS
+        keep = config.kernel_cache or (inode.data_version == version and settled)
+        inode.data_version = version
+        return Opened(file, keep, attributes_changed=inode.told_version not in (None, version))
+
+    async def create(
+        self, parent: Inode, name: bytes, mode: int, flags: int
+    ) -> tuple[Inode, OpenFile, FileAttributes]:
+        """Create and open. The inode has no lookup count yet: the open file keeps it.
+
+        The server is always asked to create exclusively first: only then it is certain that the
+        file is ours to give a mode. What exists already is opened in a second round trip, unless
+        the caller wants it exclusively, too.
+        """
+        tree = self._tree
+        path = tree.child_path(parent, name)
+        how = open_mode(flags) | OpenMode.CREATE
+        self._about_to_create(parent, name)
+        sent_at = tree.mutations
+        opening = tree.remote.open(path, how | OpenMode.EXCLUSIVE, mode & 0o7777)
+        looking = tree.remote.lstat(path)
+        try:
+            handle = await opening
+            created = True
+        except RemoteStatusError as error:
+            if flags & os.O_EXCL or not await self._is_taken(looking, error):
+                raise await diagnose.exists(tree.remote, path, error) from None
+            sent_at = tree.mutations
+            opening = tree.remote.open(path, how & ~OpenMode.CREATE, mode & 0o7777)
+            looking = tree.remote.lstat(path)
+            handle = await opening
+            created = False
+        inode = tree.inodes.intern(parent, name)
+        file = self._register(inode, handle, flags)
+        try:
+            attributes = tree.remember(inode, await looking, sent_at)
+            if created:
+                attributes = await self._correct_mode(file, attributes, mode)
+        except BaseException:
+            self._unregister(file)
+            raise
+        inode.data_version = (attributes.mtime, attributes.size)
+        return inode, file, attributes
+
+    def _about_to_create(self, parent: Inode, name: bytes) -> None:
+        tree = self._tree
+        tree.names_changed(parent)
+        tree.cache.drop_absent(parent.number, name)
+        known = tree.inodes.child(parent, name)
+        if known is not None:  # it appears after all, or is truncated
+            tree.changed(known)
+
+    async def _is_taken(self, looking: Reply[Attributes], error: RemoteStatusError) -> bool:
+        """Whether an exclusive create failed because there is a file. ESTALE for a symlink: the
+        kernel, not the server, is to follow it."""
+        if error.errno not in (errno.EIO, errno.EEXIST):
+            return False
+        try:
+            found = await looking
+        except RemoteStatusError:
+            return False
+        if found.mode is not None and stat.S_ISLNK(found.mode):
+            raise FilesystemError(errno.ESTALE)
+        return True
+
+    async def _correct_mode(
+        self, file: OpenFile, attributes: FileAttributes, mode: int
+    ) -> FileAttributes:
+        """The server applied its own umask on top of the caller's; undo that. Bits that the
+        directory hands down (setgid) stay."""
+        wanted = mode & 0o777
+        if attributes.mode & 0o777 == wanted & ~self._tree.config.file_mask:
+            return attributes
+        change = AttributeChange(mode=(attributes.mode & 0o7000) | wanted)
+        inode = file.inode
+        try:
+            await self._tree.remote.fsetstat(file.handle, change)
+        except RemoteStatusError as error:
+            log.info("the mode of a new file stays %o: %s", attributes.mode & 0o7777, error)
+            return attributes
+        shown = wanted & ~self._tree.config.file_mask
+        corrected = attributes._replace(mode=attributes.mode & ~0o777 | shown)
+        if self._tree.cache.attributes(inode.number) is not None:
+            self._tree.cache.store_attributes(inode.number, corrected)
+        return corrected
+
+    def _register(self, inode: Inode, handle: RemoteHandle, flags: int) -> OpenFile:
+        file = OpenFile(self._tree, inode, handle, flags)
+        inode.open_files.append(file)
+        return file
+
+    # --- reading ----------------------------------------------------------------------------
+
+    async def read(self, file: OpenFile, offset: int, length: int) -> bytes:
+        """At most `length` bytes; fewer only at the end of the file."""
+        writeback = file.inode.writeback
+        if writeback is not None and not writeback.is_clean:
+            await writeback.drain()
+        return await file.reader.read(offset, length)
+
+    def _discard_read_ahead(self, inode: Inode) -> None:
+        for file in inode.open_files:
+            file.reader.discard()
+
+    # --- writing ----------------------------------------------------------------------------
+
+    async def write(self, file: OpenFile, offset: int, data: bytes, from_page_cache: bool) -> int:
+        """Take `data`; it is on its way within a second. Raises an earlier write's error."""
+        inode, tree = file.inode, self._tree
+        writeback = inode.writeback
+        if writeback is None:
+            writeback = inode.writeback = Writeback(tree.writebacks)
+        file.error_seen = writeback.raise_error(file.error_seen)
+        if file.appending and not from_page_cache:
+            offset = await self._append_offset(file, writeback, offset)
+        if offset + len(data) > MAX_SIZE:
+            raise FilesystemError(errno.EFBIG)
+        await writeback.write(file.handle, offset, data)
+        # From here on nothing suspends: the data is taken, and everybody must see it.
+        tree.changed(inode)
+        inode.known_size = max(inode.known_size, offset + len(data))
+        self._discard_read_ahead(inode)
+        if tree.config.synchronous_writes:
+            await writeback.drain()
+            file.error_seen = writeback.raise_error(file.error_seen)
+        return len(data)
+
+    async def _append_offset(self, file: OpenFile, writeback: Writeback, offset: int) -> int:
+        end = writeback.end
+        if not end:
+            attributes = await self._tree.remote.fstat(file.handle)
+            end = max(attributes.size or 0, writeback.end)  # others may have written meanwhile
+        if end != offset:
+            file.kernel_offset_differs = True  # its pages hold the data in the wrong place
+        return end
+
+    async def flush(self, file: OpenFile) -> None:
+        """close(2): everything written is acknowledged, or its error is raised here."""
+        writeback = file.inode.writeback
+        if writeback is None:
+            return
+        if not writeback.is_clean:
+            await writeback.drain()
+            self._tree.changed(file.inode)
+        file.error_seen = writeback.raise_error(file.error_seen)
+
+    async def fsync(self, file: OpenFile) -> None:
+        """As `flush`, and the server has synced the file, if it can be asked to."""
+        await self.flush(file)
+        if self._tree.remote.capabilities.fsync:
+            await self._tree.remote.fsync(file.handle)
+
+    # --- closing ----------------------------------------------------------------------------
+
+    async def release(self, file: OpenFile) -> None:
+        """The last reference is gone: deliver what is left and close the handle.
+
+        What pages of a shared mapping left behind has nobody to report to; it is logged.
+        """
+        inode = file.inode
+        writeback = inode.writeback
+        try:
+            if writeback is not None and not writeback.is_clean:
+                with trio.CancelScope(shield=True):
+                    await writeback.drain()
+                self._tree.changed(inode)
+        finally:
+            self._unregister(file)
+        if writeback is not None and writeback.error_sequence > file.error_seen:
+            log.error("data written to %r was lost after its close", inode)
+
+    def _unregister(self, file: OpenFile) -> None:
+        inode = file.inode
+        file.reader.discard()
+        inode.open_files.remove(file)
+        if not inode.open_files and inode.writeback is not None and inode.writeback.is_clean:
+            inode.writeback = None
+        self._tree.inodes.drop_unused(inode)
+        self._tree.remote.close(file.handle).add_callback(_log_close)
+
+
+def _log_close(reply: Reply[None]) -> None:
+    if isinstance(reply.error, FilesystemError):
+        log.info("closing a file: %s", reply.error)

@@ -1,0 +1,271 @@
+"""`Filesystem`: every operation a kernel can ask for, in terms of numbers, bytes and plain tuples.
+
+The facade that `fuse/operations.py` calls and the unit tests run on the fake remote. It owns the
+tables of open files and directories (`fh` to object) and the background task; the work is done in
+`Namespace`, `Files` and `DirectoryStream`.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from pysshfs.errors import FilesystemError, UnsupportedError
+from pysshfs.remotefs import FilesystemStatistics
+from pysshfs.vfs.cache import boot_time
+from pysshfs.vfs.directories import DirectoryStream, ListReply
+from pysshfs.vfs.files import Files
+from pysshfs.vfs.inodes import ROOT_NUMBER
+from pysshfs.vfs.namespace import Namespace
+from pysshfs.vfs.tree import Entry, Tree
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from pysshfs.remotefs import AttributeChange, RemoteFS
+    from pysshfs.vfs.config import VfsConfig
+    from pysshfs.vfs.files import OpenFile
+    from pysshfs.vfs.inodes import Inode
+    from pysshfs.vfs.sanity import FileAttributes
+
+T = TypeVar("T")
+
+
+class OpenReply(NamedTuple):
+    """What open and create give the kernel beside the entry."""
+
+    fh: int
+    direct_io: bool
+    keep_cache: bool
+    attributes_changed: bool
+
+
+class WriteReply(NamedTuple):
+    """`offset_moved`: an append landed elsewhere than the kernel's pages have it."""
+
+    written: int
+    offset_moved: bool
+
+
+class Filesystem:
+    """One mounted tree."""
+
+    def __init__(
+        self,
+        remote: RemoteFS,
+        config: VfsConfig,
+        clock: Callable[[], float] = boot_time,
+    ) -> None:
+        self.tree = Tree(remote, config, clock)
+        self._files = Files(self.tree)
+        self._namespace = Namespace(self.tree, lambda: list(self._directories.values()))
+        self._open_files: dict[int, OpenFile] = {}
+        self._directories: dict[int, DirectoryStream] = {}
+        self._next_fh = 1
+
+    async def run(self) -> None:
+        """The background task: sends buffered data in time. Ends by cancellation."""
+        await self.tree.writebacks.run()
+
+    async def flush_all(self) -> None:
+        """Deliver everything that was written, as far as the server takes it."""
+        for file in list(self._open_files.values()):
+            if file.inode.writeback is not None:
+                await file.inode.writeback.drain()
+
+    # --- handles ----------------------------------------------------------------------------
+
+    def _new_fh(self, table: dict[int, T], value: T) -> int:
+        fh = self._next_fh
+        self._next_fh += 1
+        table[fh] = value
+        return fh
+
+    def _file(self, fh: int) -> OpenFile:
+        file = self._open_files.get(fh)
+        if file is None:
+            raise FilesystemError(errno.EBADF)
+        return file
+
+    def _directory(self, fh: int) -> DirectoryStream:
+        directory = self._directories.get(fh)
+        if directory is None:
+            raise FilesystemError(errno.EBADF)
+        return directory
+
+    # --- names ------------------------------------------------------------------------------
+
+    def _counted(self, inode: Inode, attributes: FileAttributes) -> Entry:
+        """An entry for the kernel, which from now on has one more lookup to forget."""
+        inode.lookups += 1
+        return self.tree.entry(inode, attributes)
+
+    async def lookup(self, parent: int, name: bytes) -> Entry | None:
+        """None when there is no such name; `negative_timeout` says how long that may be kept."""
+        directory = self.tree.inodes.get(parent)
+        if name == b".":
+            return self._counted(directory, await self.tree.attributes(directory))
+        if name == b"..":
+            above = directory.parent or directory
+            return self._counted(above, await self.tree.attributes(above))
+        found = await self._namespace.lookup(directory, name)
+        return self._counted(*found) if found is not None else None
+
+    def forget(self, lookups: list[tuple[int, int]]) -> None:
+        for number, count in lookups:
+            self.tree.inodes.forget(number, count)
+
+    async def getattr(self, number: int) -> Entry:
+        inode = self.tree.inodes.get(number)
+        return self.tree.entry(inode, await self.tree.attributes(inode))
+
+    async def setattr(self, number: int, change: AttributeChange) -> Entry:
+        inode = self.tree.inodes.get(number)
+        return self.tree.entry(inode, await self._namespace.setattr(inode, change))
+
+    async def readlink(self, number: int) -> bytes:
+        return await self._namespace.readlink(self.tree.inodes.get(number))
+
+    async def mkdir(self, parent: int, name: bytes, mode: int) -> Entry:
+        return self._counted(
+            *await self._namespace.mkdir(self.tree.inodes.get(parent), name, mode)
+        )
+
+    async def mknod(self, parent: int, name: bytes, mode: int) -> Entry:
+        return self._counted(
+            *await self._namespace.mknod(self.tree.inodes.get(parent), name, mode)
+        )
+
+    async def symlink(self, parent: int, name: bytes, target: bytes) -> Entry:
+        return self._counted(
+            *await self._namespace.symlink(self.tree.inodes.get(parent), name, target)
+        )
+
+    async def link(self, number: int, parent: int, name: bytes) -> Entry:
+        inodes = self.tree.inodes
+        return self._counted(
+            *await self._namespace.link(inodes.get(number), inodes.get(parent), name)
+        )
+
+    async def unlink(self, parent: int, name: bytes) -> None:
+        await self._namespace.unlink(self.tree.inodes.get(parent), name)
+
+    async def rmdir(self, parent: int, name: bytes) -> None:
+        await self._namespace.rmdir(self.tree.inodes.get(parent), name)
+
+    async def rename(
+        self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int
+    ) -> None:
+        inodes = self.tree.inodes
+        await self._namespace.rename(
+            inodes.get(parent), name, inodes.get(new_parent), new_name, flags
+        )
+
+    async def access(self, number: int, mask: int) -> bool:
+        """Without default_permissions the server decides when it is asked to act; only what it
+        never sees is decided here: whether a program may be run."""
+        attributes = (await self.getattr(number)).attributes
+        runs = mask & 0o1 and attributes.mode & 0o170000 == 0o100000
+        return not runs or bool(attributes.mode & 0o111)
+
+    async def statfs(self) -> FilesystemStatistics:
+        """The server's numbers; without the extension, ones that stop no program."""
+        try:
+            return await self.tree.remote.statvfs(b"")
+        except UnsupportedError:
+            blocks = 1 << 31  # of 4 KiB: 8 TiB, all free
+            return FilesystemStatistics(
+                4096, 4096, blocks, blocks, blocks, 1 << 30, 1 << 30, 1 << 30, 255
+            )
+
+    # --- files ------------------------------------------------------------------------------
+
+    async def open(self, number: int, flags: int) -> OpenReply:
+        opened = await self._files.open(self.tree.inodes.get(number), flags)
+        fh = self._new_fh(self._open_files, opened.file)
+        return OpenReply(
+            fh, self.tree.config.direct_io, opened.keep_cache, opened.attributes_changed
+        )
+
+    async def create(
+        self, parent: int, name: bytes, mode: int, flags: int
+    ) -> tuple[OpenReply, Entry]:
+        inode, file, attributes = await self._files.create(
+            self.tree.inodes.get(parent), name, mode, flags
+        )
+        fh = self._new_fh(self._open_files, file)
+        reply = OpenReply(fh, self.tree.config.direct_io, False, False)
+        return reply, self._counted(inode, attributes)
+
+    async def read(self, fh: int, offset: int, length: int) -> bytes:
+        return await self._files.read(self._file(fh), offset, length)
+
+    async def write(
+        self, fh: int, offset: int, data: bytes, from_page_cache: bool = False
+    ) -> WriteReply:
+        file = self._file(fh)
+        count = await self._files.write(file, offset, data, from_page_cache)
+        moved, file.kernel_offset_differs = file.kernel_offset_differs, False
+        return WriteReply(count, moved)
+
+    async def flush(self, fh: int) -> None:
+        await self._files.flush(self._file(fh))
+
+    async def fsync(self, fh: int) -> None:
+        await self._files.fsync(self._file(fh))
+
+    async def release(self, fh: int) -> None:
+        file = self._file(fh)
+        try:
+            await self._files.release(file)
+        finally:
+            del self._open_files[fh]
+
+    # --- directories ------------------------------------------------------------------------
+
+    async def opendir(self, number: int) -> int:
+        stream = DirectoryStream(self.tree, self.tree.inodes.get(number))
+        await stream.open()
+        return self._new_fh(self._directories, stream)
+
+    async def readdir(self, fh: int, offset: int) -> AsyncGenerator[ListReply, None]:
+        """The names from `offset` on. Whoever delivers one with an entry calls `delivered`."""
+        stream = self._directory(fh)
+        if offset == 0 and stream.was_read:
+            await stream.rewind()
+        stream.was_read = True
+        inode = stream.inode
+        if offset < 1:
+            yield ListReply(b".", inode.number, 0o040000, 1, None)
+        if offset < 2:
+            above = inode.parent or inode
+            yield ListReply(b"..", above.number, 0o040000, 2, None)
+        index = max(offset - 2, 0)
+        while (entry := await stream.entry_at(index)) is not None:
+            index += 1
+            if entry.name not in stream.removed:
+                yield stream.describe(entry, index + 2)
+
+    def delivered(self, fh: int, reply: ListReply) -> None:
+        self._directory(fh).delivered(reply)
+
+    async def releasedir(self, fh: int) -> None:
+        stream = self._directories.pop(fh, None)
+        if stream is not None:
+            stream.close()
+
+    # --- figures ----------------------------------------------------------------------------
+
+    def statistics(self) -> dict[str, int]:
+        """Counts for `pysshfsctl status` and for tests that look for leaks."""
+        return {
+            "inodes": len(self.tree.inodes),
+            "open_files": len(self._open_files),
+            "open_directories": len(self._directories),
+            "unacknowledged_bytes": self.tree.writebacks.unacknowledged,
+            "cache_hits": self.tree.cache.hits,
+            "cache_misses": self.tree.cache.misses,
+        }
+
+
+__all__ = ["ROOT_NUMBER", "Entry", "Filesystem", "ListReply", "OpenReply", "WriteReply"]

@@ -1,0 +1,228 @@
+"""The inodes that the kernel refers to, their names, and numbers that stay the same.
+
+SFTP has no inode numbers: a file is its path. Here an inode is what the kernel has looked up and
+not forgotten; it knows its parent and its name, so its path is computed when needed and a renamed
+directory moves everything below it at no cost.
+
+Numbers. They must not change while the mount lives, not even when the kernel forgets an inode and
+looks it up again, and a table of every name ever seen would grow without end. So the number of a
+name is a keyed hash of (number of the parent, name); only what a hash cannot give is remembered in
+`_assigned`: an inode that was renamed keeps its number under the new name, and a name whose number
+is taken by another inode (the file that was renamed away, or deleted and still open) gets a fresh
+one.
+
+Owned by the `Tree`; plain synchronous code, safe between awaits.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Final
+
+from pysshfs.errors import FilesystemError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pysshfs.vfs.files import OpenFile
+    from pysshfs.vfs.writeback import Writeback
+
+ROOT_NUMBER: Final = 1
+_NUMBER_MASK: Final = (1 << 63) - 1
+
+
+class Inode:
+    """A file, directory or symlink that the kernel knows.
+
+    `lookups` is the kernel's lookup count. `parent` is None for the root and for an inode that has
+    no name any more (unlinked, replaced). `mutated_at` is the tree's mutation counter at the last
+    change made through this mount: a reply to a request sent before that is out of date.
+    """
+
+    __slots__ = (
+        "children",
+        "data_version",
+        "kind",
+        "known_size",
+        "lookups",
+        "mutated_at",
+        "name",
+        "number",
+        "open_files",
+        "parent",
+        "told_version",
+        "writeback",
+    )
+
+    def __init__(self, number: int, parent: Inode | None, name: bytes) -> None:
+        self.number = number
+        self.parent = parent
+        self.name = name
+        self.lookups = 0
+        self.children = 0
+        self.mutated_at = 0
+        self.kind: int | None = None  # the type bits of its mode, once known
+        self.known_size = 0
+        self.data_version: tuple[int, int] | None = None  # (mtime, size) that cached pages have
+        self.told_version: tuple[int, int] | None = None  # (mtime, size) the kernel was last told
+        self.open_files: list[OpenFile] = []
+        self.writeback: Writeback | None = None
+
+    @property
+    def is_linked(self) -> bool:
+        return self.parent is not None or self.number == ROOT_NUMBER
+
+    def ancestors(self) -> Iterator[Inode]:
+        """The inode itself, its parent, and so on to the root."""
+        inode: Inode | None = self
+        while inode is not None:
+            yield inode
+            inode = inode.parent
+
+    def path(self) -> bytes:
+        """Relative to the served directory; b"" is the directory itself.
+
+        Raises ESTALE for an inode without a name, or below one.
+        """
+        names = []
+        inode = self
+        while inode.parent is not None:
+            names.append(inode.name)
+            inode = inode.parent
+        if inode.number != ROOT_NUMBER:
+            raise FilesystemError(errno.ESTALE, f"inode {self.number} has no name any more")
+        names.reverse()
+        return b"/".join(names)
+
+    def __repr__(self) -> str:
+        return f"<Inode {self.number} {self.name!r} lookups={self.lookups}>"
+
+
+class InodeTable:
+    """All inodes with a lookup count, an open file or a child in the table."""
+
+    def __init__(self, number_of: Callable[[tuple[int, bytes]], int] = hash) -> None:
+        self._hash = number_of
+        self.root = Inode(ROOT_NUMBER, None, b"")
+        self.root.lookups = 1  # the mount's own; never given back
+        self._by_number: dict[int, Inode] = {ROOT_NUMBER: self.root}
+        self._by_name: dict[tuple[int, bytes], Inode] = {}
+        self._assigned: dict[tuple[int, bytes], int] = {}
+        self._assigned_numbers: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._by_number)
+
+    def get(self, number: int) -> Inode:
+        """Raises ESTALE for a number that the kernel should not know."""
+        inode = self._by_number.get(number)
+        if inode is None:
+            raise FilesystemError(errno.ESTALE, f"no inode {number}")
+        return inode
+
+    def child(self, parent: Inode, name: bytes) -> Inode | None:
+        return self._by_name.get((parent.number, name))
+
+    # --- numbers ----------------------------------------------------------------------------
+
+    def number_for(self, parent: Inode, name: bytes) -> int:
+        """The number that this name has or would have, without making an inode."""
+        key = (parent.number, name)
+        inode = self._by_name.get(key)
+        if inode is not None:
+            return inode.number
+        assigned = self._assigned.get(key)
+        if assigned is not None:
+            return assigned
+        number = self._derive(key)
+        if self._is_free(number):
+            return number
+        while not self._is_free(number):
+            number = self._derive((number, name))
+        self._assign(key, number)
+        return number
+
+    def _derive(self, key: tuple[int, bytes]) -> int:
+        return max(self._hash(key) & _NUMBER_MASK, ROOT_NUMBER + 1)
+
+    def _is_free(self, number: int) -> bool:
+        return number not in self._by_number and number not in self._assigned_numbers
+
+    def _assign(self, key: tuple[int, bytes], number: int) -> None:
+        self._unassign(key)
+        self._assigned[key] = number
+        self._assigned_numbers.add(number)
+
+    def _unassign(self, key: tuple[int, bytes]) -> None:
+        number = self._assigned.pop(key, None)
+        if number is not None:
+            self._assigned_numbers.discard(number)
+
+    # --- names ------------------------------------------------------------------------------
+
+    def intern(self, parent: Inode, name: bytes) -> Inode:
+        """The inode of a name, made if need be. Without a lookup count it lives until
+        `drop_unused`."""
+        key = (parent.number, name)
+        inode = self._by_name.get(key)
+        if inode is None:
+            inode = Inode(self.number_for(parent, name), parent, name)
+            self._by_name[key] = self._by_number[inode.number] = inode
+            parent.children += 1
+        return inode
+
+    def detach(self, inode: Inode) -> None:
+        """The inode lost its name: it was unlinked, replaced, or vanished on the server."""
+        parent = inode.parent
+        if parent is None:
+            return
+        key = (parent.number, inode.name)
+        self._by_name.pop(key, None)
+        self._unassign(key)
+        inode.parent = None
+        parent.children -= 1
+        self.drop_unused(inode)
+        self.drop_unused(parent)
+
+    def rename(self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes) -> None:
+        """Move whatever is known under the old name; what was under the new one loses it."""
+        old_key, new_key = (parent.number, name), (new_parent.number, new_name)
+        if old_key == new_key:
+            return
+        replaced = self._by_name.get(new_key)
+        if replaced is not None:
+            self.detach(replaced)
+        inode = self._by_name.pop(old_key, None)
+        number = inode.number if inode is not None else self.number_for(parent, name)
+        self._unassign(old_key)
+        self._unassign(new_key)
+        self._assign(new_key, number)
+        if inode is not None:
+            inode.parent, inode.name = new_parent, new_name
+            self._by_name[new_key] = inode
+            parent.children -= 1
+            new_parent.children += 1
+            self.drop_unused(parent)
+
+    # --- lifetime ---------------------------------------------------------------------------
+
+    def forget(self, number: int, count: int) -> None:
+        """The kernel gives back `count` lookups."""
+        inode = self._by_number.get(number)
+        if inode is not None:
+            inode.lookups = max(inode.lookups - count, 1 if inode is self.root else 0)
+            self.drop_unused(inode)
+
+    def drop_unused(self, inode: Inode) -> None:
+        """Leave out what nothing refers to, and its ancestors that were kept for it only."""
+        while not (inode.lookups or inode.children or inode.open_files):
+            if self._by_number.get(inode.number) is not inode:
+                return
+            del self._by_number[inode.number]
+            parent = inode.parent
+            if parent is None:
+                return
+            self._by_name.pop((parent.number, inode.name), None)
+            inode.parent = None
+            parent.children -= 1
+            inode = parent

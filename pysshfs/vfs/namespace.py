@@ -1,0 +1,376 @@
+"""Names: looking them up, making, removing, moving and linking them; and changing attributes.
+
+Every call that changes the tree marks what it changes before it sends (`Tree.changed`,
+`Tree.names_changed`), so that no reply to an older request is remembered, and sends a look at the
+result right behind the call, so that both cost one round trip. Stateless but for the tree.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from typing import TYPE_CHECKING, Final
+
+from pysshfs.errors import FilesystemError, RemoteStatusError, UnsupportedError
+from pysshfs.remotefs import AttributeChange, OpenMode
+from pysshfs.vfs import diagnose, idmap
+from pysshfs.vfs.sanity import NAME_MAX, FileAttributes, checked_link_target
+from pysshfs.vfs.tree import is_missing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pysshfs.reply import Reply
+    from pysshfs.vfs.directories import DirectoryStream
+    from pysshfs.vfs.inodes import Inode
+    from pysshfs.vfs.tree import Tree
+
+log = logging.getLogger(__name__)
+
+# renameat2(2)
+RENAME_NOREPLACE: Final = 1
+
+
+class Namespace:
+    """The operations on names. `streams` are the open directories, which must hear of removals."""
+
+    def __init__(self, tree: Tree, streams: Callable[[], list[DirectoryStream]]) -> None:
+        self._tree = tree
+        self._streams = streams
+
+    # --- looking ----------------------------------------------------------------------------
+
+    async def lookup(self, parent: Inode, name: bytes) -> tuple[Inode, FileAttributes] | None:
+        """The inode of a name (without counting a lookup), None when there is no such name."""
+        tree = self._tree
+        if len(name) > NAME_MAX:
+            raise FilesystemError(errno.ENAMETOOLONG)
+        if tree.cache.is_absent(parent.number, name):
+            return None
+        known = tree.inodes.child(parent, name)
+        if known is not None:
+            try:
+                attributes = await tree.attributes(known)
+            except FilesystemError as error:
+                if is_missing(error):
+                    self._note_absent(parent, name, tree.mutations)
+                    return None
+                if error.errno != errno.ESTALE:
+                    raise
+            else:
+                # Renamed or removed while we waited: what stands there now is asked for below.
+                if tree.inodes.child(parent, name) is known:
+                    return self._same_kind(parent, name, known, attributes)
+        number = tree.inodes.number_for(parent, name)
+        cached = tree.cache.attributes(number)
+        if cached is not None:
+            inode = tree.inodes.intern(parent, name)
+            inode.kind = stat.S_IFMT(cached.attributes.mode)
+            inode.known_size = cached.attributes.size
+            return inode, cached.attributes
+        return await self._look_up_on_server(parent, name)
+
+    async def _look_up_on_server(
+        self, parent: Inode, name: bytes
+    ) -> tuple[Inode, FileAttributes] | None:
+        tree = self._tree
+        sent_at = tree.mutations
+        try:
+            attributes = await tree.remote.lstat(tree.child_path(parent, name))
+        except RemoteStatusError as error:
+            if not is_missing(error):
+                raise
+            self._note_absent(parent, name, sent_at)
+            return None
+        # Between the request and here another request may have made, or removed, this very name;
+        # `remember` leaves out of the cache what is no longer certain.
+        known = tree.inodes.child(parent, name)
+        old_kind = known.kind if known is not None else None
+        inode = known or tree.inodes.intern(parent, name)
+        checked = tree.remember(inode, attributes, max(sent_at, 0))
+        if parent.mutated_at > sent_at:
+            tree.cache.drop_attributes(inode.number)
+        if old_kind is not None and old_kind != inode.kind:
+            return self._same_kind(parent, name, inode, checked, old_kind)
+        return inode, checked
+
+    def _same_kind(
+        self,
+        parent: Inode,
+        name: bytes,
+        inode: Inode,
+        attributes: FileAttributes,
+        old_kind: int | None = None,
+    ) -> tuple[Inode, FileAttributes]:
+        """An inode never changes its type: a file that became a directory is another inode."""
+        kind = stat.S_IFMT(attributes.mode)
+        if (old_kind or inode.kind or kind) == kind:
+            return inode, attributes
+        tree = self._tree
+        tree.vanish(parent, name)
+        fresh = tree.inodes.intern(parent, name)
+        fresh.kind, fresh.known_size = kind, attributes.size
+        return fresh, attributes
+
+    def _note_absent(self, parent: Inode, name: bytes, sent_at: int) -> None:
+        if parent.mutated_at <= sent_at:
+            self._tree.cache.store_absent(parent.number, name)
+
+    async def readlink(self, inode: Inode) -> bytes:
+        tree = self._tree
+        target = tree.cache.link(inode.number)
+        if target is None:
+            sent_at = tree.mutations
+            target = checked_link_target(await tree.remote.readlink(inode.path()))
+            if inode.mutated_at <= sent_at:
+                tree.cache.store_link(inode.number, target)
+        return target
+
+    # --- making -----------------------------------------------------------------------------
+
+    async def mkdir(self, parent: Inode, name: bytes, mode: int) -> tuple[Inode, FileAttributes]:
+        path = self._about_to_make(parent, name)
+        made = self._tree.remote.mkdir(path, mode & 0o7777)
+        inode, attributes = await self._made(parent, name, path, made)
+        wanted = mode & 0o777
+        if attributes.mode & 0o777 == wanted & ~self._tree.config.directory_mask:
+            return inode, attributes
+        # The server's umask came on top of the caller's. An inherited setgid bit stays.
+        change = AttributeChange(mode=(attributes.mode & 0o7000) | wanted)
+        return inode, await self._change(inode, path, change, None)
+
+    async def symlink(
+        self, parent: Inode, name: bytes, target: bytes
+    ) -> tuple[Inode, FileAttributes]:
+        path = self._about_to_make(parent, name)
+        return await self._made(parent, name, path, self._tree.remote.symlink(target, path))
+
+    async def link(
+        self, inode: Inode, parent: Inode, name: bytes
+    ) -> tuple[Inode, FileAttributes]:
+        """A hard link. SFTP cannot tell that two names are one file: the new name is an inode of
+        its own here. EPERM where the server cannot make one, as link(2) has it."""
+        tree = self._tree
+        if not (tree.config.hardlinks and tree.remote.capabilities.hardlink):
+            raise FilesystemError(errno.EPERM)
+        if inode.writeback is not None:
+            await inode.writeback.drain()
+        path = self._about_to_make(parent, name)
+        return await self._made(parent, name, path, tree.remote.link(inode.path(), path))
+
+    async def mknod(
+        self, parent: Inode, name: bytes, mode: int
+    ) -> tuple[Inode, FileAttributes]:
+        """A regular file; SFTP has no way to make anything else (EPERM, as mknod(2) has it)."""
+        if not stat.S_ISREG(mode):
+            raise FilesystemError(errno.EPERM)
+        path = self._about_to_make(parent, name)
+        remote = self._tree.remote
+        opening = remote.open(path, OpenMode.WRITE | OpenMode.CREATE | OpenMode.EXCLUSIVE, mode)
+        try:
+            handle = await opening
+        except FilesystemError as error:
+            raise await diagnose.exists(remote, path, error) from None
+        return await self._made(parent, name, path, remote.close(handle))
+
+    def _about_to_make(self, parent: Inode, name: bytes) -> bytes:
+        tree = self._tree
+        path = tree.child_path(parent, name)
+        tree.names_changed(parent)
+        tree.cache.drop_absent(parent.number, name)
+        tree.cache.drop_attributes(tree.inodes.number_for(parent, name))
+        return path
+
+    async def _made(
+        self, parent: Inode, name: bytes, path: bytes, making: Reply[None]
+    ) -> tuple[Inode, FileAttributes]:
+        tree = self._tree
+        sent_at = tree.mutations
+        looking = tree.remote.lstat(path)
+        try:
+            await making
+        except FilesystemError as error:
+            raise await diagnose.exists(tree.remote, path, error) from None
+        attributes = await looking
+        inode = tree.inodes.intern(parent, name)
+        tree.cache.drop_link(inode.number)
+        return inode, tree.remember(inode, attributes, sent_at)
+
+    # --- removing and moving ------------------------------------------------------------------
+
+    async def unlink(self, parent: Inode, name: bytes) -> None:
+        path = self._about_to_remove(parent, name)
+        await self._tree.remote.remove(path)
+        self._removed(parent, name)
+
+    async def rmdir(self, parent: Inode, name: bytes) -> None:
+        path = self._about_to_remove(parent, name)
+        remote = self._tree.remote
+        try:
+            await remote.rmdir(path)
+        except FilesystemError as error:
+            raise await diagnose.removal(remote, path, error) from None
+        self._removed(parent, name)
+
+    def _about_to_remove(self, parent: Inode, name: bytes) -> bytes:
+        path = self._tree.child_path(parent, name)
+        self._tree.names_changed(parent)
+        return path
+
+    def _removed(self, parent: Inode, name: bytes) -> None:
+        tree = self._tree
+        tree.names_changed(parent)
+        tree.vanish(parent, name)
+        tree.cache.store_absent(parent.number, name)
+        for stream in self._streams():
+            if stream.inode is parent:
+                stream.removed.add(name)
+
+    async def rename(
+        self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int
+    ) -> None:
+        """Replacing, or with RENAME_NOREPLACE not; exchanging is more than SFTP can (EINVAL)."""
+        if flags & ~RENAME_NOREPLACE:
+            raise FilesystemError(errno.EINVAL)
+        tree = self._tree
+        old, new = tree.child_path(parent, name), tree.child_path(new_parent, new_name)
+        tree.names_changed(parent)
+        tree.names_changed(new_parent)
+        if flags & RENAME_NOREPLACE:
+            await self._rename_to_free_name(old, new)
+        else:
+            await self._rename_replacing(old, new)
+        self._renamed(parent, name, new_parent, new_name)
+
+    async def _rename_to_free_name(self, old: bytes, new: bytes) -> None:
+        remote = self._tree.remote
+        try:
+            await remote.rename(old, new)
+        except FilesystemError as error:
+            known = await diagnose.exists(remote, new, error)
+            if known is error:
+                known = await diagnose.renaming(remote, old, new, error)
+            raise known from None
+
+    async def _rename_replacing(self, old: bytes, new: bytes) -> None:
+        remote = self._tree.remote
+        try:
+            if remote.capabilities.posix_rename:
+                await remote.posix_rename(old, new)
+            else:
+                await self._replace_without_extension(old, new)
+        except FilesystemError as error:
+            raise await diagnose.renaming(remote, old, new, error) from None
+
+    async def _replace_without_extension(self, old: bytes, new: bytes) -> None:
+        """Plain RENAME refuses a taken name, so the old target is moved aside first: for a moment
+        neither is under the name, but no data is ever without one."""
+        remote = self._tree.remote
+        try:
+            await remote.rename(old, new)
+            return
+        except RemoteStatusError as error:
+            target = await diagnose.look(remote, new)
+            if target is None or (target.mode is not None and stat.S_ISDIR(target.mode)):
+                raise error from None
+        directory, _, last = new.rpartition(b"/")
+        aside_name = b".pysshfs-" + os.urandom(6).hex().encode() + b"-" + last[: NAME_MAX - 22]
+        aside = directory + b"/" + aside_name if directory else aside_name
+        await remote.rename(new, aside)
+        try:
+            await remote.rename(old, new)
+        except BaseException:
+            remote.rename(aside, new)  # sent even when we are being cancelled
+            raise
+        await remote.remove(aside)
+
+    def _renamed(self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes) -> None:
+        tree = self._tree
+        moved = tree.inodes.child(parent, name)
+        tree.cache.drop_absent(new_parent.number, new_name)
+        replaced = tree.inodes.child(new_parent, new_name)
+        if replaced is not None and replaced is not moved:
+            tree.changed(replaced)
+        tree.cache.drop_attributes(tree.inodes.number_for(new_parent, new_name))
+        tree.inodes.rename(parent, name, new_parent, new_name)
+        if moved is not None:
+            tree.changed(moved)  # its ctime, and whatever was on its way for the old name
+        tree.names_changed(parent)
+        tree.names_changed(new_parent)
+        tree.cache.store_absent(parent.number, name)
+        for stream in self._streams():
+            if stream.inode is parent:
+                stream.removed.add(name)
+
+    # --- attributes -------------------------------------------------------------------------
+
+    async def setattr(self, inode: Inode, change: AttributeChange) -> FileAttributes:
+        """Change what is given; of the pairs (owner, times) one half may be missing.
+
+        Data on its way is delivered first: it would move the times, and the size, again.
+        """
+        tree = self._tree
+        if inode.writeback is not None:
+            await inode.writeback.drain()
+        change = await self._completed(inode, change)
+        path = inode.path() if inode.is_linked else None
+        if change.size is not None:
+            for file in inode.open_files:
+                file.reader.discard()
+        handle_file = inode.open_files[0] if inode.open_files else None
+        if path is None:
+            if handle_file is None:
+                raise FilesystemError(errno.ESTALE)
+            tree.changed(inode)
+            await tree.remote.fsetstat(handle_file.handle, change)
+            return await tree.fetch_attributes(inode)
+        return await self._change(inode, path, change, change.size)
+
+    async def _completed(self, inode: Inode, change: AttributeChange) -> AttributeChange:
+        """SFTP sets owner and group, and the two times, in pairs only: the missing half is what
+        the server has now."""
+        half_owner = (change.uid is None) != (change.gid is None)
+        half_times = (change.atime is None) != (change.mtime is None)
+        config = self._tree.config
+        if change.uid is not None:
+            change = change._replace(uid=idmap.uid_to_remote(config, change.uid))
+        if change.gid is not None:
+            change = change._replace(gid=idmap.gid_to_remote(config, change.gid))
+        if not half_owner and not half_times:
+            return change
+        if inode.is_linked:
+            now = await self._tree.remote.lstat(inode.path())
+        else:
+            now = await self._tree.remote.fstat(inode.open_files[0].handle)
+        if half_owner:
+            uid = change.uid if change.uid is not None else now.uid
+            gid = change.gid if change.gid is not None else now.gid
+            change = change._replace(uid=uid, gid=gid)
+        if half_times:
+            atime = change.atime if change.atime is not None else now.atime
+            mtime = change.mtime if change.mtime is not None else now.mtime
+            change = change._replace(atime=atime, mtime=mtime)
+        return change
+
+    async def _change(
+        self, inode: Inode, path: bytes, change: AttributeChange, size: int | None
+    ) -> FileAttributes:
+        tree = self._tree
+        tree.changed(inode)
+        sent_at = tree.mutations
+        if inode.kind == stat.S_IFLNK:
+            changing = tree.remote.lsetstat(path, change)
+        else:
+            changing = tree.remote.setstat(path, change)
+        looking = tree.remote.lstat(path)
+        try:
+            await changing
+        except UnsupportedError:
+            raise
+        except FilesystemError as error:
+            raise await diagnose.space(tree.remote, path, error) from None
+        if size is not None:
+            inode.known_size = size
+        return tree.remember(inode, await looking, sent_at)

@@ -1,0 +1,216 @@
+"""Reading an open file: READs in flight ahead of a sequential reader, exact ones otherwise.
+
+A `FileReader` belongs to one open file. A read that continues the previous one (the kernel may
+swap neighbours) is sequential: the window doubles with each, up to `readahead`, and blocks of the
+window are asked for before they are wanted. Anything else is random: the window closes and exactly
+what was asked is fetched. A window is opened by the first read at offset 0, too, so that short
+files and first blocks come in one round trip.
+
+Blocks are aligned to `block_size`, a power of two, because the kernel's reads are: a read of one
+block is answered with the very bytes that came from the wire. A server may answer a READ short;
+the rest is asked for until the block is full or an empty reply marks the end. Nothing is ever
+filled in.
+
+All open files together hold at most `total` bytes of blocks (`ReadBudget`): past that nothing is
+read ahead, only what is wanted now. A block is never abandoned by the task that waits for it;
+others may want it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from pysshfs.reply import Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pysshfs.remotefs import RemoteFS, RemoteHandle
+
+_FIRST_WINDOW: Final = 256 * 1024
+_NEAR: Final = 1024 * 1024  # how far a read may stray from the expected offset: kernel read-ahead
+_LARGEST_BLOCK: Final = 128 * 1024  # the kernel's read-ahead window, hence its usual READ
+
+
+class ReadBudget:
+    """Bytes that blocks of all open files hold or will hold."""
+
+    def __init__(self, total: int) -> None:
+        self._left = total
+
+    def has_room(self, count: int) -> bool:
+        return count <= self._left
+
+    def take(self, count: int) -> None:
+        """Also past the total: what a program waits for is fetched whatever is held."""
+        self._left -= count
+
+    def give_back(self, count: int) -> None:
+        self._left += count
+
+
+def block_size_for(max_read: int) -> int:
+    """The largest power of two that one READ carries, at most 128 KiB."""
+    return 1 << (min(max_read, _LARGEST_BLOCK).bit_length() - 1)
+
+
+class _Block:
+    """`length` bytes at `offset`, being fetched; `data` resolves to them, fewer at the end."""
+
+    __slots__ = ("_handle", "_parts", "_received", "_remote", "data", "length", "offset")
+
+    def __init__(
+        self, remote: RemoteFS, handle: RemoteHandle, offset: int, length: int
+    ) -> None:
+        self.offset = offset
+        self.data: Reply[bytes] = Reply()
+        self._remote = remote
+        self._handle = handle
+        self.length = length
+        self._received = 0
+        self._parts: list[bytes] = []
+        self._ask()
+
+    def _ask(self) -> None:
+        offset, length = self.offset + self._received, self.length - self._received
+        self._remote.read(self._handle, offset, length).add_callback(self._arrived)
+
+    def _arrived(self, reply: Reply[bytes]) -> None:
+        if reply.error is not None:
+            self.data.set_error(reply.error)
+            return
+        part = reply.result()
+        self._parts.append(part)
+        self._received += len(part)
+        if part and self._received < self.length:
+            self._ask()
+        else:
+            self.data.set_result(part if len(self._parts) == 1 else b"".join(self._parts))
+
+
+class FileReader:
+    """Reads of one open file. `size` tells how long the file is believed to be (bytes)."""
+
+    def __init__(
+        self,
+        remote: RemoteFS,
+        handle: RemoteHandle,
+        budget: ReadBudget,
+        largest_window: int,
+        size: Callable[[], int],
+    ) -> None:
+        self._remote = remote
+        self._handle = handle
+        self._budget = budget
+        self._largest_window = largest_window
+        self._size = size
+        self._block_size = block_size_for(remote.capabilities.max_read)
+        self._blocks: dict[int, _Block] = {}
+        self._expected = 0
+        self._window = 0
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """At most `length` bytes from `offset`; fewer only at the end of the file."""
+        if not self._is_sequential(offset):
+            self._window = 0
+            self.discard()
+            self._expected = offset + length
+            return await self._fetch(offset, length)
+        self._expected = max(self._expected, offset + length)
+        self._window = min(max(2 * self._window, _FIRST_WINDOW), self._largest_window)
+        blocks = self._blocks_for(offset, length)
+        self._read_ahead(offset + length)
+        data = await self._gather(blocks, offset, length)
+        self._drop_before(offset)
+        return data
+
+    def _is_sequential(self, offset: int) -> bool:
+        if self._largest_window == 0:
+            return False
+        if offset == self._expected:
+            return True
+        # Near the place counts only for a reader whose pattern has been seen.
+        return self._window > 0 and abs(offset - self._expected) <= _NEAR
+
+    # --- blocks -----------------------------------------------------------------------------
+
+    def _blocks_for(self, offset: int, length: int) -> list[_Block]:
+        """The blocks that hold the range, asked for now if they were not before."""
+        first = offset - offset % self._block_size
+        return [self._block_at(at) for at in range(first, offset + length, self._block_size)]
+
+    def _block_at(self, at: int) -> _Block:
+        block = self._blocks.get(at)
+        if block is not None and not self._is_outgrown(block):
+            return block
+        return self._start(at)
+
+    def _is_outgrown(self, block: _Block) -> bool:
+        """It failed, or was cut at an end of the file that is not the end any more."""
+        if block.data.error is not None:
+            return True
+        end = block.offset + block.length
+        return block.length < self._block_size and self._size() > end
+
+    def _read_ahead(self, position: int) -> None:
+        """Ask for the window past `position`, no further than the file is believed to reach."""
+        end = min(position + self._window, self._size())
+        first = position - position % self._block_size
+        for at in range(first, end, self._block_size):
+            if at not in self._blocks:
+                if not self._budget.has_room(self._block_size):
+                    return
+                self._start(at)
+
+    def _start(self, at: int) -> _Block:
+        # What is believed to be the end saves asking for bytes that are not there; a read past it
+        # is asked in full, since the file may have grown.
+        size = self._size()
+        length = min(self._block_size, size - at) if at < size else self._block_size
+        if at not in self._blocks:
+            self._budget.take(self._block_size)
+        block = self._blocks[at] = _Block(self._remote, self._handle, at, length)
+        return block
+
+    async def _gather(self, blocks: list[_Block], offset: int, length: int) -> bytes:
+        parts = []
+        for block in blocks:
+            data = await block.data.wait()
+            skip = max(offset - block.offset, 0)
+            part = data[skip : offset + length - block.offset]
+            parts.append(part)
+            if len(data) < self._block_size:
+                break  # the end of the file, or of what was believed to be the file
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _fetch(self, offset: int, length: int) -> bytes:
+        """Exactly this range, all its READs in flight together."""
+        largest = self._remote.capabilities.max_read
+        blocks = [
+            _Block(self._remote, self._handle, at, min(largest, offset + length - at))
+            for at in range(offset, offset + length, largest)
+        ]
+        parts = []
+        for block in blocks:
+            data = await block.data.wait()
+            parts.append(data)
+            if len(data) < min(largest, offset + length - block.offset):
+                break
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    # --- dropping ---------------------------------------------------------------------------
+
+    def _drop_before(self, offset: int) -> None:
+        """Blocks that lie behind the reader; the kernel keeps what it was given."""
+        keep = offset - offset % self._block_size - self._block_size
+        for at in [at for at in self._blocks if at < keep]:
+            self._drop(at)
+
+    def _drop(self, at: int) -> None:
+        del self._blocks[at]
+        self._budget.give_back(self._block_size)
+
+    def discard(self) -> None:
+        """Forget every block: the file was written to, or the reader jumped, or it is closed."""
+        for at in list(self._blocks):
+            self._drop(at)

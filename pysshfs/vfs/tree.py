@@ -1,0 +1,178 @@
+"""The tree as it is known here: inodes, cached metadata, and the server behind them.
+
+`Tree` is what the operations share. It answers "what are this inode's attributes" from the cache
+or the server, and it is the only writer of the cache. The rule that keeps the cache true: every
+change made through this mount advances `mutations` and stamps the inodes it touched; a reply is
+remembered only if its request was sent after the last stamp of its inode. A reply that comes too
+late for that is still a correct answer to whoever asked.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from pysshfs.errors import FX_NO_SUCH_FILE, FilesystemError, RemoteStatusError
+from pysshfs.vfs import idmap
+from pysshfs.vfs.cache import MetadataCache
+from pysshfs.vfs.inodes import InodeTable
+from pysshfs.vfs.readahead import ReadBudget
+from pysshfs.vfs.sanity import PATH_MAX, FileAttributes, checked_attributes
+from pysshfs.vfs.writeback import WritebackPool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pysshfs.remotefs import Attributes, RemoteFS
+    from pysshfs.reply import Reply
+    from pysshfs.vfs.config import VfsConfig
+    from pysshfs.vfs.inodes import Inode
+
+
+class Entry(NamedTuple):
+    """An inode as the kernel is told of it; for how many seconds it may believe it."""
+
+    number: int
+    attributes: FileAttributes
+    entry_timeout: float
+    attribute_timeout: float
+
+
+def is_missing(error: BaseException | None) -> bool:
+    return isinstance(error, RemoteStatusError) and error.code == FX_NO_SUCH_FILE
+
+
+class Tree:
+    """Shared state of all operations; see the modules that use it for who changes what."""
+
+    def __init__(
+        self, remote: RemoteFS, config: VfsConfig, clock: Callable[[], float]
+    ) -> None:
+        self.remote = remote
+        self.config = config
+        self.inodes = InodeTable()
+        self.cache = MetadataCache(config, clock)
+        self.writebacks = WritebackPool(remote, config.write_buffer, config.write_delay)
+        self.read_budget = ReadBudget(config.total_readahead)
+        self.mutations = 0
+        self._fetching: dict[int, tuple[int, Reply[Attributes]]] = {}
+
+    # --- paths ------------------------------------------------------------------------------
+
+    def child_path(self, parent: Inode, name: bytes) -> bytes:
+        """Raises ESTALE below a directory that is gone, ENAMETOOLONG past 4,096 bytes."""
+        directory = parent.path()
+        path = directory + b"/" + name if directory else name
+        if len(path) >= PATH_MAX:
+            raise FilesystemError(errno.ENAMETOOLONG)
+        return path
+
+    # --- changes ----------------------------------------------------------------------------
+
+    def changed(self, inode: Inode) -> None:
+        """This inode's attributes were changed through this mount, or are about to be."""
+        self.mutations += 1
+        inode.mutated_at = self.mutations
+        self.cache.drop_attributes(inode.number)
+        self._fetching.pop(inode.number, None)
+
+    def names_changed(self, directory: Inode) -> None:
+        """A name was added to or taken from this directory."""
+        self.changed(directory)
+        self.cache.drop_listing(directory.number)
+
+    def vanish(self, parent: Inode, name: bytes) -> None:
+        """The name is gone: removed by us, or found missing on the server."""
+        inode = self.inodes.child(parent, name)
+        if inode is not None:
+            self.changed(inode)
+            self.inodes.detach(inode)
+        else:
+            number = self.inodes.number_for(parent, name)
+            self.cache.drop_attributes(number)
+        self.cache.drop_listing(parent.number)
+
+    # --- attributes -------------------------------------------------------------------------
+
+    def remember(self, inode: Inode, attributes: Attributes, sent_at: int) -> FileAttributes:
+        """Check and translate what the server said of `inode` in reply to a request sent when
+        `mutations` was `sent_at`; cache it if that is still current."""
+        known = idmap.to_local(self.config, checked_attributes(attributes))
+        inode.kind = stat.S_IFMT(known.mode)
+        if inode.mutated_at <= sent_at:
+            inode.known_size = known.size
+            self.cache.store_attributes(inode.number, known)
+        return known
+
+    async def attributes(self, inode: Inode) -> FileAttributes:
+        """The attributes, at most the cache's lifetime old.
+
+        A file with unacknowledged data is drained first: its size and mtime are then the ones it
+        will have after close as well.
+        """
+        writeback = inode.writeback
+        if writeback is not None and not writeback.is_clean:
+            await writeback.drain()
+            self.changed(inode)
+        cached = self.cache.attributes(inode.number)
+        if cached is not None:
+            return cached.attributes
+        return await self.fetch_attributes(inode)
+
+    async def fetch_attributes(self, inode: Inode) -> FileAttributes:
+        """Ask the server now; a request of the same kind that is already out is shared."""
+        if not inode.is_linked:
+            return await self._fetch_by_handle(inode)
+        shared = self._fetching.get(inode.number)
+        if shared is None:
+            parent = inode.parent
+            reply = self.remote.lstat(inode.path())
+            shared = self._fetching[inode.number] = (self.mutations, reply)
+            reply.add_callback(lambda _: self._fetched(inode.number, reply))
+        else:
+            parent = inode.parent
+        sent_at, reply = shared
+        try:
+            attributes = await reply.wait()
+        except RemoteStatusError as error:
+            # Only if it still stands where it was looked for: it may have been renamed meanwhile.
+            if is_missing(error) and parent is not None and inode.parent is parent:
+                self.vanish(parent, inode.name)
+            raise
+        return self.remember(inode, attributes, sent_at)
+
+    def _fetched(self, number: int, reply: Reply[Attributes]) -> None:
+        current = self._fetching.get(number)
+        if current is not None and current[1] is reply:
+            del self._fetching[number]
+
+    async def _fetch_by_handle(self, inode: Inode) -> FileAttributes:
+        """An unlinked file lives on the server as long as it is open here."""
+        if not inode.open_files:
+            raise FilesystemError(errno.ESTALE, f"{inode!r} is gone")
+        sent_at = self.mutations
+        attributes = await self.remote.fstat(inode.open_files[0].handle)
+        return self.remember(inode, attributes, sent_at)
+
+    # --- what the kernel is told --------------------------------------------------------------
+
+    def entry(self, inode: Inode, attributes: FileAttributes) -> Entry:
+        """The kernel may keep it as long as we would ourselves, or as configured."""
+        cached = self.cache.attributes(inode.number)
+        left = 0.0
+        if cached is not None and cached.attributes is attributes:
+            left = max(cached.expires - self.cache.clock(), 0.0)
+        inode.told_version = (attributes.mtime, attributes.size)
+        return self.timeouts(inode.number, attributes, left)
+
+    def timeouts(self, number: int, attributes: FileAttributes, left: float) -> Entry:
+        """`left`: seconds for which our own cache would still believe them."""
+        config = self.config
+        entry, attribute = config.kernel_entry_timeout, config.kernel_attribute_timeout
+        return Entry(
+            number,
+            attributes,
+            left if entry is None else entry,
+            left if attribute is None else attribute,
+        )

@@ -1,0 +1,224 @@
+"""Data that programs wrote and the server has not acknowledged yet: the one log of it.
+
+A `Writeback` belongs to an inode, not to a handle, so every reader of the file sees what any
+writer wrote. Small writes that continue one another gather in a tail until the server's largest
+WRITE is full, the file is flushed, or `write_delay` has passed (`WritebackPool.run` sees to that).
+WRITEs are sent without waiting for one another; the server carries them out in order. Each record
+keeps its bytes until it is acknowledged, because what replays them needs them.
+
+Bounds: all files together hold at most `write_buffer` unacknowledged bytes; who would exceed that
+waits, first come first served, and can be interrupted there: nothing of its data is taken yet.
+
+Errors are sticky: a WRITE's failure is kept with a sequence number, and each open file reports it
+once, at its next write, fsync or close.
+
+Touched by: the tasks of write, flush, fsync and read requests, and the pool's task. Suspends only
+in `reserve` and `drain`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from pysshfs.errors import ConnectionLostError, FilesystemError
+
+if TYPE_CHECKING:
+    from pysshfs.remotefs import RemoteFS, RemoteHandle
+    from pysshfs.reply import Reply
+
+log = logging.getLogger(__name__)
+
+
+class WriteRecord(NamedTuple):
+    """One WRITE that was sent and not acknowledged."""
+
+    handle: RemoteHandle
+    offset: int
+    data: bytes | bytearray
+
+
+class WritebackPool:
+    """What all files share: the budget and the task that sends half-full tails in time."""
+
+    def __init__(self, remote: RemoteFS, budget: int, delay: float) -> None:
+        self.remote = remote
+        self.max_write = remote.capabilities.max_write
+        self._budget = budget
+        self._delay = delay
+        self._held = 0
+        self._waiters: deque[tuple[trio.lowlevel.Task, int]] = deque()
+        self._tails: dict[Writeback, float] = {}  # when each tail was begun, oldest first
+        self._has_tails = trio.Event()
+
+    @property
+    def unacknowledged(self) -> int:
+        """Bytes accepted from programs and not yet acknowledged by the server."""
+        return self._held
+
+    async def reserve(self, count: int) -> None:
+        """Wait until `count` bytes fit into the budget, and take them."""
+        if not self._waiters and self._fits(count):
+            self._held += count
+            return
+        self.push_all()  # what fills the budget must be on its way
+        task = trio.lowlevel.current_task()
+        entry = (task, count)
+        self._waiters.append(entry)
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._waiters.remove(entry)
+            self._admit()
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def _fits(self, count: int) -> bool:
+        # A write larger than the whole budget passes alone.
+        return self._held + count <= self._budget or self._held == 0
+
+    def release(self, count: int) -> None:
+        self._held -= count
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._waiters and self._fits(self._waiters[0][1]):
+            task, count = self._waiters.popleft()
+            self._held += count
+            trio.lowlevel.reschedule(task)
+
+    def tail_begun(self, writeback: Writeback) -> None:
+        self._tails[writeback] = trio.current_time()
+        self._has_tails.set()
+
+    def tail_sent(self, writeback: Writeback) -> None:
+        self._tails.pop(writeback, None)
+
+    def push_all(self) -> None:
+        for writeback in list(self._tails):
+            writeback.push()
+
+    async def run(self) -> None:
+        """Send every tail that has waited for `delay` seconds. Ends by cancellation."""
+        while True:
+            if not self._tails:
+                self._has_tails = trio.Event()
+                await self._has_tails.wait()
+                continue
+            oldest, begun = next(iter(self._tails.items()))
+            due = begun + self._delay
+            if trio.current_time() < due:
+                await trio.sleep_until(due)
+            # It may have been sent, and begun anew, while we slept.
+            if self._tails.get(oldest) == begun:
+                oldest.push()
+
+
+class Writeback:
+    """One file's unacknowledged data, in the order in which it was written."""
+
+    def __init__(self, pool: WritebackPool) -> None:
+        self._pool = pool
+        self._tail = bytearray()
+        self._tail_offset = 0
+        self._tail_handle: RemoteHandle | None = None
+        self._sent: dict[int, WriteRecord] = {}
+        self._next_record = 0
+        self._drained: trio.Event | None = None
+        self._error: FilesystemError | None = None
+        self.error_sequence = 0
+
+    # --- what is held -----------------------------------------------------------------------
+
+    @property
+    def is_clean(self) -> bool:
+        return not self._sent and not self._tail
+
+    @property
+    def end(self) -> int:
+        """One past the last unacknowledged byte; 0 when there is none."""
+        end = max((r.offset + len(r.data) for r in self._sent.values()), default=0)
+        return max(end, self._tail_offset + len(self._tail)) if self._tail else end
+
+    # --- writing ----------------------------------------------------------------------------
+
+    async def write(self, handle: RemoteHandle, offset: int, data: bytes) -> None:
+        """Take all of `data`, or, when cancelled while the buffer is full, nothing of it."""
+        await self._pool.reserve(len(data))
+        self._append(handle, offset, memoryview(data))
+
+    def _append(self, handle: RemoteHandle, offset: int, data: memoryview) -> None:
+        largest = self._pool.max_write
+        if self._tail and not (
+            self._tail_handle == handle and self._tail_offset + len(self._tail) == offset
+        ):
+            self.push()
+        if self._tail:
+            taken = min(largest - len(self._tail), len(data))
+            self._tail += data[:taken]
+            data, offset = data[taken:], offset + taken
+            if len(self._tail) < largest:
+                return
+            self.push()
+        while len(data) >= largest:
+            self._send(WriteRecord(handle, offset, bytes(data[:largest])))
+            data, offset = data[largest:], offset + largest
+        if data:
+            self._tail += data
+            self._tail_offset, self._tail_handle = offset, handle
+            self._pool.tail_begun(self)
+
+    def push(self) -> None:
+        """Send what is gathered; do not wait for it."""
+        if self._tail and self._tail_handle is not None:
+            record = WriteRecord(self._tail_handle, self._tail_offset, self._tail)
+            self._tail = bytearray()
+            self._pool.tail_sent(self)
+            self._send(record)
+
+    def _send(self, record: WriteRecord) -> None:
+        serial = self._next_record
+        self._next_record += 1
+        self._sent[serial] = record
+        reply = self._pool.remote.write(record.handle, record.offset, record.data)
+        reply.add_callback(lambda reply: self._acknowledged(serial, reply))
+
+    def _acknowledged(self, serial: int, reply: Reply[None]) -> None:
+        record = self._sent.pop(serial)
+        if reply.error is not None:
+            self._fail(record, reply.error)
+        self._pool.release(len(record.data))
+        if self.is_clean and self._drained is not None:
+            self._drained.set()
+            self._drained = None
+
+    def _fail(self, record: WriteRecord, error: BaseException) -> None:
+        if not isinstance(error, FilesystemError):
+            raise error
+        first = self._error is None
+        self._error = error
+        self.error_sequence += 1
+        if first and not isinstance(error, ConnectionLostError):
+            log.warning(
+                "writing %d bytes at %d failed: %s", len(record.data), record.offset, error
+            )
+
+    # --- waiting and reporting --------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """Send everything and wait for the server's word on all of it; errors are kept."""
+        self.push()
+        while not self.is_clean:
+            if self._drained is None:
+                self._drained = trio.Event()
+            await self._drained.wait()
+            self.push()  # others may have written meanwhile
+
+    def raise_error(self, seen: int) -> int:
+        """Raise the last error unless the caller has `seen` it; returns what is seen now."""
+        if self._error is not None and self.error_sequence > seen:
+            raise self._error.with_traceback(None)
+        return self.error_sequence

@@ -1,0 +1,11 @@
+"""The C extension; everything else stands in pyproject.toml."""
+
+from setuptools import Extension, setup
+
+session = Extension(
+    "pysshfs.fuse._session",
+    ["pysshfs/fuse/_session.c"],
+    define_macros=[("_FILE_OFFSET_BITS", "64"), ("_GNU_SOURCE", None)],
+    libraries=["fuse3", "dl"],
+)
+setup(ext_modules=[session])
