@@ -1,0 +1,1 @@
+"""A side-by-side benchmark against sshfs, over links with emulated round-trip times."""
