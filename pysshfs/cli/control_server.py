@@ -1,0 +1,162 @@
+"""The daemon's end of the control socket: answers `status` and `flush`.
+
+Owns the socket file. It is opened right after the mount, in a directory that only the mounting
+user can enter, and the peer's credentials are checked on top: that user and root may ask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from pysshfs import __version__
+from pysshfs.cli.control_client import private_directory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pysshfs.fuse.session import FuseSession
+    from pysshfs.remote.connection import ServerConnection
+    from pysshfs.vfs.filesystem import Filesystem
+
+log = logging.getLogger(__name__)
+
+_MOST_QUESTION: Final = 4096  # bytes
+_QUESTION_SECONDS: Final = 5
+_PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
+
+
+class ControlServer:
+    """Answers for one mount."""
+
+    def __init__(
+        self,
+        source: str,
+        mountpoint: str,
+        session: FuseSession,
+        filesystem: Filesystem,
+        connection: ServerConnection,
+    ) -> None:
+        self._source = source
+        self._mountpoint = mountpoint
+        self._session = session
+        self._filesystem = filesystem
+        self._connection = connection
+        self._since = time.time()
+        self._listener: trio.SocketListener | None = None
+        self._path: Path | None = None
+
+    def open(self) -> None:
+        """Listen. Without a place for the socket the mount works all the same."""
+        try:
+            self._path = private_directory(os.geteuid()) / f"{self._session.connection}.sock"
+            self._path.unlink(missing_ok=True)  # of a daemon that was killed; the number is ours
+            listening = trio.socket.from_stdlib_socket(self._bound(self._path))
+            self._listener = trio.SocketListener(listening)
+        except OSError as error:
+            log.warning("no control socket: %s", error)
+
+    @staticmethod
+    def _bound(path: Path) -> socket.socket:
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listening.bind(os.fspath(path))
+        path.chmod(0o600)
+        listening.listen(16)
+        return listening
+
+    def close(self) -> None:
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+        if self._listener is not None:
+            self._listener.socket.close()
+
+    async def run(self) -> None:
+        """Answer until cancelled."""
+        if self._listener is None:
+            await trio.sleep_forever()
+        else:
+            await trio.serve_listeners(self._answer, [self._listener])
+
+    async def _answer(self, stream: trio.SocketStream) -> None:
+        with contextlib.suppress(trio.BrokenResourceError, OSError):
+            async with stream:
+                if not self._may_ask(stream):
+                    return
+                with trio.move_on_after(_QUESTION_SECONDS):
+                    question = await _read_line(stream)
+                    answer = await self._handle(question)
+                    await stream.send_all(json.dumps(answer).encode() + b"\n")
+
+    @staticmethod
+    def _may_ask(stream: trio.SocketStream) -> bool:
+        credentials = stream.socket.getsockopt(
+            socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size
+        )
+        _, uid, _ = _PEER.unpack(credentials)
+        return uid in (0, os.geteuid())
+
+    async def _handle(self, question: bytes) -> dict[str, Any]:
+        try:
+            command = json.loads(question)["command"]
+        except (ValueError, KeyError, TypeError):
+            return {"error": "a question is a JSON object with a command"}
+        if command == "status":
+            return self._status()
+        if command == "flush":
+            await self._filesystem.flush_all()
+            return {"ok": True}
+        return {"error": f"unknown command {command!r}"}
+
+    def _status(self) -> dict[str, Any]:
+        connection, sftp = self._connection, self._connection.session
+        requests = self._session.requests
+        now = time.monotonic()
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "source": self._source,
+            "mountpoint": self._mountpoint,
+            "mounted_at": self._since,
+            "state": connection.state.value,
+            "server": connection.server_version,
+            "cipher": connection.cipher,
+            "extensions": sorted(
+                name.decode("ascii", "replace") for name in connection.extensions
+            ),
+            "sftp_requests": sftp.requests_sent if sftp else 0,
+            "sftp_in_flight": sftp.in_flight if sftp else 0,
+            "bytes_sent": sftp.bytes_sent if sftp else 0,
+            "bytes_received": sftp.bytes_received if sftp else 0,
+            "requests_served": requests.served,
+            "interrupts_seen": requests.interrupts_seen,
+            "interrupts_honoured": requests.interrupts_honoured,
+            "requests": [
+                {
+                    "operation": request.operation,
+                    "inode": request.inode,
+                    "pid": request.tid,
+                    "seconds": round(now - request.started, 3),
+                }
+                for request in requests.active
+            ],
+            "kernel": self._session.negotiated,
+            **self._filesystem.statistics(),
+        }
+
+
+async def _read_line(stream: trio.SocketStream) -> bytes:
+    received = bytearray()
+    while not received.endswith(b"\n") and len(received) < _MOST_QUESTION:
+        part = await stream.receive_some(_MOST_QUESTION)
+        if not part:
+            break
+        received += part
+    return bytes(received)

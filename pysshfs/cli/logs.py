@@ -1,0 +1,63 @@
+"""Where log lines go: stderr while there is a terminal, a file or syslog in the background.
+
+Lines are for operators and carry no secrets. asyncssh's own log is kept at warnings: its debug
+lines cost time even when nobody reads them.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+from pathlib import Path
+
+_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+_TERMINAL_FORMAT = "pysshfs: %(message)s"
+_DEBUG_FORMAT = "pysshfs: %(relativeCreated)d ms %(levelname)s %(name)s: %(message)s"
+_SYSLOG = Path("/dev/log")
+
+
+def level_of(name: str) -> int:
+    level: int = getattr(logging, name.upper())
+    return level
+
+
+def to_stderr(level: int) -> None:
+    """For the foreground, and for the command until it detaches."""
+    handler = logging.StreamHandler()
+    form = _DEBUG_FORMAT if level <= logging.DEBUG else _TERMINAL_FORMAT
+    handler.setFormatter(logging.Formatter(form))
+    _install(handler, level)
+
+
+def open_log_file(path: str) -> logging.Handler:
+    """The handler for -o log_file; opened before the mount. Raises OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    stream = os.fdopen(fd, "a", encoding="utf-8", errors="backslashreplace")
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    return handler
+
+
+def syslog_handler() -> logging.Handler:
+    """For the background without a log file; nowhere when there is no syslog."""
+    if not _SYSLOG.exists():
+        return logging.NullHandler()
+    handler = logging.handlers.SysLogHandler(str(_SYSLOG))
+    handler.ident = f"pysshfs[{os.getpid()}]: "
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    return handler
+
+
+def switch_to(handler: logging.Handler, level: int) -> None:
+    _install(handler, level)
+
+
+def _install(handler: logging.Handler, level: int) -> None:
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level)
+    for noisy in ("asyncssh", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

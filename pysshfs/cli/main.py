@@ -1,0 +1,51 @@
+"""The `pysshfs` command. Imports little: `--help` must not wait for asyncssh."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from pysshfs import __version__
+from pysshfs.cli.exitcodes import ExitCode
+from pysshfs.cli.parser import Action, kernel_options, parse_argv
+from pysshfs.cli.usage import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pysshfs.cli.parser import Invocation
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code; see `ExitCode`."""
+    try:
+        invocation = parse_argv(sys.argv[1:] if argv is None else argv)
+        if invocation.action is Action.HELP:
+            from pysshfs.cli.help import help_text
+
+            sys.stdout.write(help_text())
+            return ExitCode.OK
+        if invocation.action is Action.VERSION:
+            from pysshfs.cli.help import version_text
+
+            sys.stdout.write(version_text(__version__))
+            return ExitCode.OK
+        return _mount(invocation, kernel_options(invocation, os.geteuid()))
+    except UsageError as error:
+        print(f"pysshfs: {error.message}", file=sys.stderr)
+        return ExitCode.USAGE
+
+
+def _mount(invocation: Invocation, options: list[str]) -> int:
+    from pysshfs.cli import daemon, mount
+
+    def run(reporter: daemon.Reporter) -> daemon.Report:
+        return mount.run(invocation, options, reporter)
+
+    if invocation.foreground:
+        report = run(daemon.Reporter(None))
+        if report.code is not ExitCode.OK and report.message:
+            daemon.complain(report.message)
+        return report.code
+    return daemon.run_in_background(run, invocation.mountpoint)

@@ -1,0 +1,261 @@
+"""One mount from beginning to end: connect, mount, serve, flush, unmount.
+
+Puts the layers together; every long-lived task of the daemon is in a nursery of this module or
+below one. The order matters: whatever can fail or ask does so before the mount is made, and no
+path is opened after it that could lie under it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import trio
+
+from pysshfs import errors
+from pysshfs.cli import logs
+from pysshfs.cli.daemon import Report
+from pysshfs.cli.exitcodes import ExitCode
+from pysshfs.cli.prompts import Terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pysshfs.cli.daemon import Reporter
+    from pysshfs.cli.options import Settings
+    from pysshfs.cli.parser import Invocation
+    from pysshfs.remote.connection import ServerConnection
+    from pysshfs.vfs.config import VfsConfig
+    from pysshfs.vfs.filesystem import Filesystem
+
+log = logging.getLogger(__name__)
+
+_EXIT_CODES: Final[dict[type[errors.StartupError], ExitCode]] = {
+    errors.MountpointError: ExitCode.MOUNTPOINT,
+    errors.UnreachableError: ExitCode.UNREACHABLE,
+    errors.HostKeyError: ExitCode.HOST_KEY,
+    errors.AuthenticationError: ExitCode.AUTHENTICATION,
+    errors.RemoteDirectoryError: ExitCode.REMOTE_DIRECTORY,
+    errors.SftpRefusedError: ExitCode.SFTP_REFUSED,
+    errors.FuseUnavailableError: ExitCode.FUSE_UNAVAILABLE,
+    errors.StartupError: ExitCode.USAGE,
+}
+# How long a signal may spend on delivering what is still buffered (seconds).
+_FLUSH_SECONDS: Final = 60
+
+
+def run(invocation: Invocation, options: Sequence[str], reporter: Reporter) -> Report:
+    """Serve the mount until it ends. Reports success through `reporter` once it is mounted."""
+    settings = invocation.settings
+    level = logs.level_of(settings.log_level)
+    logs.to_stderr(level)
+    try:
+        from pysshfs.fuse import mountpoint
+
+        mountpoint.check_fuse()
+        place = mountpoint.prepare(invocation.mountpoint)
+        later = _later_log(settings, reporter)
+        password = _password_from_stdin() if settings.password_stdin else None
+    except errors.StartupError as error:
+        return Report(_EXIT_CODES[type(error)], str(error))
+
+    def detached() -> None:
+        reporter.detach()
+        if later is not None:
+            logs.switch_to(later, level)
+
+    plan = _Plan(invocation, place, list(options), password, detached)
+    try:
+        code = trio.run(_mount_and_serve, plan, strict_exception_groups=True)
+    except* errors.StartupError as group:
+        first = _first(group)
+        report = Report(_EXIT_CODES.get(type(first), ExitCode.FAILURE), str(first))
+    except* KeyboardInterrupt:
+        report = Report(ExitCode.INTERRUPTED, "interrupted")
+    else:
+        report = Report(code, "")
+    return report
+
+
+def _first(group: BaseExceptionGroup[errors.StartupError]) -> errors.StartupError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, errors.StartupError)
+    return error
+
+
+def _later_log(settings: Settings, reporter: Reporter) -> logging.Handler | None:
+    """The log of the background process, opened while paths still mean what the user meant."""
+    if settings.log_file is not None:
+        try:
+            return logs.open_log_file(settings.log_file)
+        except OSError as error:
+            raise errors.StartupError(f"log_file: {settings.log_file}: {error.strerror}") from None
+    return logs.syslog_handler() if reporter.will_detach else None
+
+
+def _password_from_stdin() -> str:
+    """The first line of stdin, as sshfs's password_stdin has it."""
+    return sys.stdin.readline().rstrip("\n")
+
+
+class _Plan(NamedTuple):
+    """What was settled before the loop started."""
+
+    invocation: Invocation
+    place: str  # where to mount: absolute
+    options: list[str]  # the kernel's
+    password: str | None
+    mounted: Callable[[], None]  # to be called once, when the mount is made
+
+
+async def _mount_and_serve(plan: _Plan) -> ExitCode:
+    from pysshfs.remote.bridge import Bridge
+    from pysshfs.remote.connection import Hop, ServerConnection, Target
+    from pysshfs.remote.sshconfig import SshConfiguration
+    from pysshfs.vfs.filesystem import Filesystem
+
+    invocation = plan.invocation
+    source, settings = invocation.source, invocation.settings
+    lost = trio.Event()
+    bridge = Bridge()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(bridge.run)
+        connection = ServerConnection(
+            bridge,
+            Target(Hop(source.host, source.user, None), source.path, settings.sftp_server),
+            SshConfiguration(invocation.ssh_options, invocation.ssh_config_file),
+            Terminal(),
+            plan.password,
+            on_lost=lambda _error: lost.set(),
+        )
+        remote = await connection.connect()
+        try:
+            filesystem = Filesystem(remote, await _vfs_config(settings, connection))
+            code = await _serve(plan, connection, filesystem, lost)
+        finally:
+            with trio.CancelScope(shield=True):
+                await connection.close()
+        nursery.cancel_scope.cancel()
+    return code
+
+
+async def _serve(
+    plan: _Plan, connection: ServerConnection, filesystem: Filesystem, lost: trio.Event
+) -> ExitCode:
+    from pysshfs.cli.control_server import ControlServer
+    from pysshfs.fuse.session import Ended, FuseSession
+    from pysshfs.vfs.filesystem import ROOT_NUMBER
+
+    source, settings, place = plan.invocation.source, plan.invocation.settings, plan.place
+    await filesystem.getattr(ROOT_NUMBER)  # the first question after the mount has its answer
+    session = FuseSession(filesystem)
+    background = settings.max_background
+    congestion = settings.congestion_threshold or max(background * 3 // 4, 1)
+    session.mount(place, _mount_options(plan), background, congestion)
+    control = ControlServer(source.text, place, session, filesystem, connection)
+    control.open()
+    log.info("%s is mounted on %s", source.text, place)
+    plan.mounted()
+    end = _End()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(control.run)
+            nursery.start_soon(end.on_signal, nursery.cancel_scope, filesystem)
+            nursery.start_soon(end.on_lost, nursery.cancel_scope, lost)
+            ended = await session.serve()
+            end.code = ExitCode.ABORTED if ended is Ended.ABORTED else ExitCode.OK
+            nursery.cancel_scope.cancel()
+    finally:
+        control.close()
+        # An aborted mount stays in place, dead, until it is unmounted: programs that go on must
+        # not find themselves in the directory below.
+        session.close(unmount=end.code is not ExitCode.ABORTED)
+    if end.code is ExitCode.ABORTED:
+        log.warning("the connection of %s was aborted", place)
+    return end.code
+
+
+class _End:
+    """Why the daemon ends, and with which code."""
+
+    def __init__(self) -> None:
+        self.code = ExitCode.OK
+
+    async def on_signal(self, scope: trio.CancelScope, filesystem: Filesystem) -> None:
+        """SIGTERM, SIGINT and SIGHUP unmount, after delivering what is buffered; a second one
+        does not wait for that."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as numbers:
+            number = await anext(numbers)
+            log.info("%s: unmounting", signal.Signals(number).name)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_flush_then_cancel, filesystem, scope)
+                await anext(numbers)
+                scope.cancel()
+
+    async def on_lost(self, scope: trio.CancelScope, lost: trio.Event) -> None:
+        await lost.wait()
+        log.error("the connection to the server is lost: unmounting")
+        self.code = ExitCode.CONNECTION_LOST
+        scope.cancel()
+
+
+async def _flush_then_cancel(filesystem: Filesystem, scope: trio.CancelScope) -> None:
+    with trio.move_on_after(_FLUSH_SECONDS) as limit:
+        await filesystem.flush_all()
+    if limit.cancelled_caught:
+        log.error("data could not be delivered within %d s and is lost", _FLUSH_SECONDS)
+    scope.cancel()
+
+
+# --- options ------------------------------------------------------------------------------------
+
+
+def _mount_options(plan: _Plan) -> list[bytes]:
+    """As libfuse takes them. The file system type shows as fuse.pysshfs, the source as given."""
+    from pysshfs.fuse.session import escape_option
+
+    settings = plan.invocation.settings
+    fsname = os.fsencode(settings.fsname or plan.invocation.source.text)
+    subtype = os.fsencode(settings.subtype or "pysshfs")
+    return [
+        *(os.fsencode(option) for option in plan.options),
+        b"fsname=" + escape_option(fsname),
+        b"subtype=" + escape_option(subtype),
+    ]
+
+
+async def _vfs_config(settings: Settings, connection: ServerConnection) -> VfsConfig:
+    from pysshfs.vfs.config import VfsConfig
+
+    cached = settings.dir_cache
+    user_map = group_map = None
+    if settings.idmap == "user":
+        uid, gid = await connection.login_owner()
+        user_map, group_map = (uid, os.getuid()), (gid, os.getgid())
+    umask = settings.umask or 0
+    return VfsConfig(
+        stat_timeout=settings.dcache_stat_timeout if cached else 0.0,
+        link_timeout=settings.dcache_link_timeout if cached else 0.0,
+        directory_timeout=settings.dcache_dir_timeout if cached else 0.0,
+        negative_timeout=settings.negative_timeout if cached else 0.0,
+        kernel_entry_timeout=settings.entry_timeout,
+        kernel_attribute_timeout=settings.attr_timeout,
+        cache_entries=settings.dcache_max_size,
+        readahead=settings.readahead,
+        write_buffer=settings.max_write_buffer,
+        synchronous_writes=settings.sshfs_sync,
+        direct_io=settings.direct_io,
+        kernel_cache=settings.kernel_cache,
+        hardlinks=not settings.disable_hardlink,
+        uid=settings.uid,
+        gid=settings.gid,
+        file_mask=umask if settings.fmask is None else settings.fmask,
+        directory_mask=umask if settings.dmask is None else settings.dmask,
+        user_map=user_map,
+        group_map=group_map,
+    )

@@ -1,0 +1,162 @@
+"""Host keys: is the server the one it was before?
+
+asyncssh matches known_hosts files (plain, hashed, patterns, @cert-authority, @revoked); what to do
+with a key that they do not hold is decided here, as `StrictHostKeyChecking` says. The files are
+read once, before the mount, and held in memory: a reconnect opens no file that could lie under the
+mount.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import logging
+import os
+from typing import TYPE_CHECKING, Protocol
+
+import asyncssh
+
+from pysshfs.errors import HostKeyError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pysshfs.remote.sshconfig import HostConfig
+
+log = logging.getLogger(__name__)
+
+_SSH_PORT = 22
+
+
+class Prompter(Protocol):
+    """The terminal, as far as there is one. Only before the mount."""
+
+    @property
+    def available(self) -> bool: ...
+
+    def confirm(self, text: str, fingerprint: str) -> bool:
+        """Whether the user answers yes, or gives the fingerprint itself."""
+        ...
+
+    def secret(self, text: str) -> str | None:
+        """A password; None when the user gives none."""
+        ...
+
+
+def known_hosts_name(host: str, port: int) -> str:
+    """A host as sshd(8) writes it in known_hosts."""
+    return host if port == _SSH_PORT else f"[{host}]:{port}"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        log.warning("cannot read %s: %s", path, error.strerror)
+        return ""
+
+
+class HostKeyPolicy:
+    """Decides for one host. After a refusal, `refusal` holds the reason for the user."""
+
+    def __init__(self, config: HostConfig, prompter: Prompter) -> None:
+        self._strict = config.strict_host_key_checking
+        self._hash_names = config.hash_known_hosts
+        self._may_ask = prompter.available and not config.batch_mode
+        self._prompter = prompter
+        self._user_files = config.user_known_hosts
+        files = [*self._user_files, *config.global_known_hosts]
+        self._known = asyncssh.SSHKnownHosts()
+        for path in files:
+            self._load(path)
+        self._accepted: set[bytes] = set()
+        self.refusal: str | None = None
+
+    def _load(self, path: Path) -> None:
+        # Line by line: one bad line must not hide the others, nor let a changed key pass as new.
+        for number, line in enumerate(_read(path).splitlines(), 1):
+            try:
+                self._known.load(line + "\n")
+            except ValueError as error:
+                log.warning("%s line %d is ignored: %s", path, number, error)
+
+    def trusted(self, host: str, addr: str, port: int | None) -> Sequence[object]:
+        """asyncssh asks before the key exchange, to prefer the key types that are known."""
+        return self._known.match(host, addr, port)
+
+    def accept(self, host: str, port: int, key: asyncssh.SSHKey) -> bool:
+        """A key that no known_hosts file holds for this host. May ask the user."""
+        known = self._known.match(host, "", port if port != _SSH_PORT else None)[0]
+        fingerprint = key.get_fingerprint()
+        name = known_hosts_name(host, port)
+        if key.public_data in self._accepted:
+            return True
+        if known:
+            expected = ", ".join(sorted({other.get_fingerprint() for other in known}))
+            self.refusal = (
+                f"the host key of {name} has CHANGED: it is {fingerprint}, known is {expected}; "
+                f"somebody may be in between. If the change is right: ssh-keygen -R '{name}'"
+            )
+            return False
+        if not self._is_welcome(name, key, fingerprint):
+            return False
+        self._accepted.add(key.public_data)
+        self._remember(name, key)
+        return True
+
+    def _is_welcome(self, name: str, key: asyncssh.SSHKey, fingerprint: str) -> bool:
+        if self._strict in ("accept-new", "no"):
+            log.warning("accepting the unknown host key %s of %s", fingerprint, name)
+            return True
+        if self._strict == "yes":
+            self.refusal = f"the host key of {name} is not known: {fingerprint}"
+            return False
+        if not self._may_ask:
+            self.refusal = (
+                f"the host key of {name} is not known ({fingerprint}) and there is no terminal to "
+                "ask on: connect once with ssh, or use -o StrictHostKeyChecking=accept-new"
+            )
+            return False
+        kind = key.algorithm.decode("ascii", "replace")
+        text = (
+            f"The host {name} is not known yet. Its {kind} key has the fingerprint\n"
+            f"{fingerprint}.\nIs it the right one (yes/no/fingerprint)? "
+        )
+        if self._prompter.confirm(text, fingerprint):
+            return True
+        self.refusal = f"the host key of {name} was not accepted"
+        return False
+
+    def _remember(self, name: str, key: asyncssh.SSHKey) -> None:
+        """Append to the first user file, as ssh does; failing to is no reason to stop."""
+        if not self._user_files:
+            return
+        path = self._user_files[0]
+        public = key.export_public_key("openssh").decode("ascii").split()
+        line = f"{_hashed(name) if self._hash_names else name} {public[0]} {public[1]}\n"
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                size = os.fstat(fd).st_size
+                unfinished = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+                os.write(fd, (b"\n" if unfinished else b"") + line.encode())
+            finally:
+                os.close(fd)
+        except OSError as error:
+            log.warning("cannot add the host key to %s: %s", path, error.strerror)
+
+
+def _hashed(name: str) -> str:
+    """sshd(8), SSH_KNOWN_HOSTS FILE FORMAT: |1|salt|HMAC-SHA1 of the name."""
+    salt = os.urandom(20)
+    digest = hmac.new(salt, name.encode(), hashlib.sha1).digest()
+    return f"|1|{base64.b64encode(salt).decode()}|{base64.b64encode(digest).decode()}"
+
+
+def refused(policy: HostKeyPolicy, error: Exception) -> HostKeyError:
+    return HostKeyError(policy.refusal or str(error))

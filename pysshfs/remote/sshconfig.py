@@ -1,0 +1,176 @@
+"""What ssh's configuration says for one host: ~/.ssh/config and -o through asyncssh's parser, and
+the keywords that asyncssh leaves to us.
+
+`-o` options are written to an anonymous file that is parsed first, since in ssh_config(5) the first
+value wins. It stays open for the life of the process: asyncssh reads it again for every hop.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from asyncssh.config import ConfigParseError, SSHClientConfig, SSHConfig
+
+from pysshfs.errors import StartupError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# Their values are one path each; anything else is passed as typed, as ssh would read it.
+_ONE_PATH: Final = frozenset({"identityfile", "certificatefile", "identityagent"})
+
+_STRICT_VALUES: Final = {
+    "yes": "yes", "true": "yes", "ask": "ask", "accept-new": "accept-new",
+    "no": "no", "false": "no", "off": "no",
+}  # fmt: skip
+
+
+class _Parser(SSHClientConfig):
+    """asyncssh's parser with the keywords added that it does not act on itself."""
+
+    # asyncssh declares the table without ClassVar.
+    _handlers = {  # noqa: RUF012
+        **SSHClientConfig._handlers,
+        "stricthostkeychecking": ("StrictHostKeyChecking", SSHConfig._set_string),
+        "hashknownhosts": ("HashKnownHosts", SSHConfig._set_bool),
+        "numberofpasswordprompts": ("NumberOfPasswordPrompts", SSHConfig._set_int),
+        "batchmode": ("BatchMode", SSHConfig._set_bool),
+        "connectionattempts": ("ConnectionAttempts", SSHConfig._set_int),
+    }
+
+
+class HostConfig:
+    """The settings for one host, after Host and Match blocks were applied."""
+
+    def __init__(self, parsed: SSHConfig) -> None:
+        self._parsed = parsed
+
+    def _text(self, keyword: str) -> str | None:
+        value = self._parsed.get(keyword)
+        return None if value is None else str(value)
+
+    def _number(self, keyword: str, default: int) -> int:
+        value = self._parsed.get(keyword)
+        return value if isinstance(value, int) else default
+
+    def _flag(self, keyword: str) -> bool:
+        return self._parsed.get(keyword) is True
+
+    def _list(self, keyword: str) -> list[str] | None:
+        value = self._parsed.get(keyword)
+        return [str(item) for item in value] if isinstance(value, list) else None
+
+    @property
+    def strict_host_key_checking(self) -> str:
+        """yes, ask, accept-new or no; anything else is an error, not a default."""
+        value = self._text("StrictHostKeyChecking") or "ask"
+        strict = _STRICT_VALUES.get(value.lower())
+        if strict is None:
+            raise StartupError(f"StrictHostKeyChecking={value}: use yes, ask, accept-new or no")
+        return strict
+
+    @property
+    def hash_known_hosts(self) -> bool:
+        return self._flag("HashKnownHosts")
+
+    @property
+    def batch_mode(self) -> bool:
+        return self._flag("BatchMode")
+
+    @property
+    def password_prompts(self) -> int:
+        return self._number("NumberOfPasswordPrompts", 3)
+
+    @property
+    def connection_attempts(self) -> int:
+        return max(self._number("ConnectionAttempts", 1), 1)
+
+    @property
+    def has_ciphers(self) -> bool:
+        return self._parsed.get("Ciphers") is not None
+
+    @property
+    def has_keepalive(self) -> bool:
+        return self._parsed.get("ServerAliveInterval") is not None
+
+    @property
+    def has_connect_timeout(self) -> bool:
+        return self._parsed.get("ConnectTimeout") is not None
+
+    @property
+    def proxy_jump(self) -> str | None:
+        return self._text("ProxyJump")
+
+    @property
+    def identity_files(self) -> list[str] | None:
+        return self._list("IdentityFile")
+
+    @property
+    def user_known_hosts(self) -> list[Path]:
+        """Where accepted keys are written (the first) and keys are looked up. `none` means no
+        file, which leaves every host unknown; it does not switch checking off."""
+        named = self._list("UserKnownHostsFile")
+        if named is None:
+            named = ["~/.ssh/known_hosts", "~/.ssh/known_hosts2"]
+        return [Path(name).expanduser() for name in named]
+
+    @property
+    def global_known_hosts(self) -> list[Path]:
+        named = self._list("GlobalKnownHostsFile")
+        if named is None:
+            named = ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"]
+        return [Path(name) for name in named]
+
+
+class SshConfiguration:
+    """The files to read, and what they say for a host."""
+
+    def __init__(self, options: Sequence[tuple[str, str]], config_file: str | None) -> None:
+        self._override_fd = _options_file(options)
+        self.paths = [f"/proc/self/fd/{self._override_fd}", *_config_files(config_file)]
+
+    def for_host(self, host: str, user: str | None, port: int | None) -> HostConfig:
+        """Raises `StartupError` for a file that cannot be parsed."""
+        try:
+            parsed = _Parser.load(
+                None, self.paths, False, False, False, _local_user(),
+                () if user is None else user, host, () if port is None else port,
+            )  # fmt: skip
+        except (ConfigParseError, OSError) as error:
+            raise StartupError(f"ssh configuration: {error}") from None
+        return HostConfig(parsed)
+
+
+def _options_file(options: Sequence[tuple[str, str]]) -> int:
+    lines = []
+    for keyword, value in options:
+        if keyword.lower() in _ONE_PATH and " " in value and '"' not in value:
+            value = f'"{value}"'
+        lines.append(f"{keyword} {value}\n")
+    fd = os.memfd_create("ssh-options", os.MFD_CLOEXEC)
+    os.write(fd, "".join(lines).encode("utf-8", "surrogateescape"))
+    return fd
+
+
+def _config_files(config_file: str | None) -> list[str]:
+    """As ssh: with -F that file alone (`none` for no file at all), else the user's and the
+    system's."""
+    if config_file is not None:
+        if config_file.lower() == "none":
+            return []
+        if not os.access(config_file, os.R_OK):
+            raise StartupError(f"cannot read the ssh configuration {config_file}")
+        return [config_file]
+    usual = [Path("~/.ssh/config").expanduser(), Path("/etc/ssh/ssh_config")]
+    return [str(path) for path in usual if os.access(path, os.R_OK)]
+
+
+def _local_user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
