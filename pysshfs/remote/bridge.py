@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import selectors
-from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack, cast
 
 import trio
 
@@ -33,8 +33,57 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
+class _GatheringTransport:
+    """A socket's transport that sends what one request, or one step, writes in one piece.
+
+    asyncssh writes each packet, and an empty one before it, by itself: two system calls here and
+    two wake-ups of the server for each request, sixteen for a large WRITE.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: _SteppedLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._gathered: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        if self._loop.gathering:
+            if not self._gathered:
+                self._loop.unsent.append(self)
+            self._gathered.append(data)
+        else:
+            self._transport.write(data)
+
+    def send(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        self._transport.write(gathered[0] if len(gathered) == 1 else b"".join(gathered))
+
+    def close(self) -> None:
+        if self._gathered:
+            self.send()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._transport, name)
+
+
+class _Gatherer(asyncio.Protocol):
+    """Puts a `_GatheringTransport` under a protocol, then leaves."""
+
+    def __init__(self, protocol: asyncio.Protocol, loop: _SteppedLoop) -> None:
+        self.protocol = protocol
+        self._loop = loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.set_protocol(self.protocol)
+        # It stands in for the transport in everything that asyncssh asks of one.
+        self.protocol.connection_made(
+            cast("asyncio.BaseTransport", _GatheringTransport(transport, self._loop))
+        )
+
+
 class _SteppedLoop(asyncio.SelectorEventLoop):
-    """A selector loop that says when it has something to do."""
+    """A selector loop that says when it has something to do, and gathers what is written."""
 
     def __init__(self, selector: selectors.BaseSelector, wake: Callable[[], None]) -> None:
         # Set before the base class runs: its constructor may schedule.
@@ -43,7 +92,24 @@ class _SteppedLoop(asyncio.SelectorEventLoop):
         self._timer_heap: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._timer_serial = 0
         self._wake_trio = wake
+        self.gathering = False
+        self.unsent: list[_GatheringTransport] = []
         super().__init__(selector)
+
+    async def create_connection(  # type: ignore[override]  # the overloads add nothing here
+        self, protocol_factory: Callable[[], asyncio.Protocol], *args: Any, **kwargs: Any
+    ) -> tuple[asyncio.BaseTransport, asyncio.Protocol]:
+        def gatherer() -> _Gatherer:
+            return _Gatherer(protocol_factory(), self)
+
+        transport, gathered = await super().create_connection(gatherer, *args, **kwargs)
+        return transport, gathered.protocol
+
+    def send_gathered(self) -> None:
+        self.gathering = False
+        unsent, self.unsent = self.unsent, []
+        for transport in unsent:
+            transport.send()
 
     def call_soon(
         self,
@@ -83,13 +149,14 @@ class _SteppedLoop(asyncio.SelectorEventLoop):
         now = self.time()
         while self._timer_heap and self._timer_heap[0][0] <= now:
             heapq.heappop(self._timer_heap)  # this iteration runs it
-        self._stepping = True
+        self._stepping = self.gathering = True
         try:
             self.call_soon(self.stop)
             self.ready = False  # from here on, only what this iteration adds counts
             self.run_forever()
+            self.send_gathered()
         finally:
-            self._stepping = False
+            self._stepping = self.gathering = False
 
 
 class Bridge:
@@ -99,6 +166,17 @@ class Bridge:
         self._selector = selectors.EpollSelector()
         self._waiting: trio.CancelScope | None = None
         self.loop = _SteppedLoop(self._selector, self._wake)
+
+    def write_gathered(self, write: Callable[[bytes], None], data: bytes) -> None:
+        """`write(data)`, with all that asyncssh makes of it sent in one piece."""
+        if self.loop.gathering:  # inside a step, which sends at its end
+            write(data)
+            return
+        self.loop.gathering = True
+        try:
+            write(data)
+        finally:
+            self.loop.send_gathered()
 
     def _wake(self) -> None:
         if self._waiting is not None:

@@ -255,7 +255,7 @@ class ServerConnection:
     async def _start_sftp(self, link: asyncssh.SSHClientConnection) -> SftpSession:
         server = self._target.sftp_server
         is_command = "/" in server
-        session = SftpSession(self._session_lost)
+        session = SftpSession(self._session_lost, self._bridge.write_gathered)
         try:
             await self._bridge.call(
                 link.create_session(

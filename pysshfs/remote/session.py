@@ -61,11 +61,20 @@ class _NoEof:
 _NO_EOF = _NoEof()
 
 
+def _write_now(write: Callable[[bytes], None], data: bytes) -> None:
+    write(data)
+
+
 class SftpSession(asyncssh.SSHClientSession[bytes]):
     """Made by `remote/connection.py` for each channel."""
 
-    def __init__(self, on_lost: Callable[[Exception], None]) -> None:
+    def __init__(
+        self,
+        on_lost: Callable[[Exception], None],
+        write: Callable[[Callable[[bytes], None], bytes], None] = _write_now,
+    ) -> None:
         self._on_lost = on_lost
+        self._write = write  # `Bridge.write_gathered`
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
         self._pending: dict[int, _Pending] = {}
         self._next_id = 0
@@ -162,7 +171,7 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
             self.fail(ConnectionLostError())
             return
         try:
-            channel.write(data)
+            self._write(channel.write, data)
         except (OSError, asyncssh.Error) as error:
             self.fail(ConnectionLostError(f"cannot send: {error}"))
         else:
