@@ -96,7 +96,7 @@ class Reply(Generic[T]):
             self._callbacks.append(callback)
 
     def abandon(self) -> None:
-        """Nobody wants the answer any more. Whoever still waits is told the request was dropped."""
+        """Its owner does not want the answer any more. Whoever else waits still gets it."""
         on_abandon, self._on_abandon = self._on_abandon, None
         if on_abandon is not None and not self.done:
             on_abandon()

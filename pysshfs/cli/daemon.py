@@ -10,14 +10,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import sys
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from pysshfs.cli.exitcodes import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+# After Ctrl-C: how long the child may take before it is sent the signal once more.
+_INTERRUPTED_SECONDS: Final = 2.0
 
 
 class Report(NamedTuple):
@@ -60,7 +65,9 @@ class Reporter:
 
 
 def complain(message: str) -> None:
-    print(f"pysshfs: {message}", file=sys.stderr, flush=True)
+    """One line, whatever a file name or a server's words in it hold."""
+    line = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message)
+    print(f"pysshfs: {line}", file=sys.stderr, flush=True)
 
 
 def run_in_background(run: Callable[[Reporter], Report], mountpoint: str) -> ExitCode:
@@ -74,9 +81,8 @@ def run_in_background(run: Callable[[Reporter], Report], mountpoint: str) -> Exi
     try:
         report = _await_report(read_end, child)
     except KeyboardInterrupt:
-        # The child has got the same signal from the terminal; it may hold a half-made mount.
-        os.waitpid(child, 0)
-        return ExitCode.INTERRUPTED
+        _wait_interrupted(child)
+        report = Report(ExitCode.INTERRUPTED, "interrupted")
     if report.code is not ExitCode.OK:
         complain(report.message)
         return report.code
@@ -88,12 +94,26 @@ def run_in_background(run: Callable[[Reporter], Report], mountpoint: str) -> Exi
     return ExitCode.OK
 
 
+def _wait_interrupted(child: int) -> None:
+    """Wait for the child to end: it may hold a half-made mount, or have made it just now."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # From a terminal the child has got the signal, too; a second one could disturb its cleanup.
+    pidfd = os.pidfd_open(child)
+    if not select.select([pidfd], [], [], _INTERRUPTED_SECONDS)[0]:
+        os.kill(child, signal.SIGINT)
+    os.waitpid(child, 0)
+    os.close(pidfd)
+
+
 def _child(run: Callable[[Reporter], Report], reporter: Reporter) -> NoReturn:
     code = ExitCode.FAILURE
     try:
         report = run(reporter)
         reporter.send(report)
         code = report.code
+    except KeyboardInterrupt:
+        code = ExitCode.INTERRUPTED
+        reporter.send(Report(code, "interrupted"))
     except BaseException:
         import traceback
 

@@ -59,5 +59,6 @@ def _install(handler: logging.Handler, level: int) -> None:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level)
-    for noisy in ("asyncssh", "asyncio"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("asyncssh").setLevel(logging.WARNING)
+    # Its warnings tell of programs that end after the loop, as a failed ProxyCommand does.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)

@@ -35,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"pysshfs: {error.message}", file=sys.stderr)
         return ExitCode.USAGE
+    except KeyboardInterrupt:
+        print("pysshfs: interrupted", file=sys.stderr)
+        return ExitCode.INTERRUPTED
 
 
 def _mount(invocation: Invocation, options: list[str]) -> int:

@@ -22,7 +22,7 @@ from pysshfs.cli.exitcodes import ExitCode
 from pysshfs.cli.prompts import Terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from pysshfs.cli.daemon import Reporter
     from pysshfs.cli.options import Settings
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_EXIT_CODES: Final[dict[type[errors.StartupError], ExitCode]] = {
+_EXIT_CODES: Final[dict[type[errors.PysshfsError], ExitCode]] = {
     errors.MountpointError: ExitCode.MOUNTPOINT,
     errors.UnreachableError: ExitCode.UNREACHABLE,
     errors.HostKeyError: ExitCode.HOST_KEY,
@@ -45,6 +45,7 @@ _EXIT_CODES: Final[dict[type[errors.StartupError], ExitCode]] = {
 }
 # How long a signal may spend on delivering what is still buffered (seconds).
 _FLUSH_SECONDS: Final = 60
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def run(invocation: Invocation, options: Sequence[str], reporter: Reporter) -> Report:
@@ -70,7 +71,7 @@ def run(invocation: Invocation, options: Sequence[str], reporter: Reporter) -> R
     plan = _Plan(invocation, place, list(options), password, detached)
     try:
         code = trio.run(_mount_and_serve, plan, strict_exception_groups=True)
-    except* errors.StartupError as group:
+    except* errors.PysshfsError as group:
         first = _first(group)
         report = Report(_EXIT_CODES.get(type(first), ExitCode.FAILURE), str(first))
     except* KeyboardInterrupt:
@@ -80,11 +81,11 @@ def run(invocation: Invocation, options: Sequence[str], reporter: Reporter) -> R
     return report
 
 
-def _first(group: BaseExceptionGroup[errors.StartupError]) -> errors.StartupError:
+def _first(group: BaseExceptionGroup[errors.PysshfsError]) -> errors.PysshfsError:
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    assert isinstance(error, errors.StartupError)
+    assert isinstance(error, errors.PysshfsError)
     return error
 
 
@@ -156,25 +157,27 @@ async def _serve(
     session = FuseSession(filesystem)
     background = settings.max_background
     congestion = settings.congestion_threshold or max(background * 3 // 4, 1)
-    session.mount(place, _mount_options(plan), background, congestion)
     control = ControlServer(source.text, place, session, filesystem, connection)
-    control.open()
-    log.info("%s is mounted on %s", source.text, place)
-    plan.mounted()
     end = _End()
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(control.run)
-            nursery.start_soon(end.on_signal, nursery.cancel_scope, filesystem)
-            nursery.start_soon(end.on_lost, nursery.cancel_scope, lost)
-            ended = await session.serve()
-            end.code = ExitCode.ABORTED if ended is Ended.ABORTED else ExitCode.OK
-            nursery.cancel_scope.cancel()
-    finally:
-        control.close()
-        # An aborted mount stays in place, dead, until it is unmounted: programs that go on must
-        # not find themselves in the directory below.
-        session.close(unmount=end.code is not ExitCode.ABORTED)
+    # From before the mount on: a signal must not leave it behind, dead.
+    with trio.open_signal_receiver(*_SIGNALS) as numbers:
+        session.mount(place, _mount_options(plan), background, congestion)
+        try:
+            control.open()
+            log.info("%s is mounted on %s", source.text, place)
+            plan.mounted()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(control.run)
+                nursery.start_soon(end.on_signal, numbers, nursery.cancel_scope, filesystem)
+                nursery.start_soon(end.on_lost, nursery.cancel_scope, lost)
+                ended = await session.serve()
+                end.code = ExitCode.ABORTED if ended is Ended.ABORTED else ExitCode.OK
+                nursery.cancel_scope.cancel()
+        finally:
+            control.close()
+            # An aborted mount stays in place, dead, until it is unmounted: programs that go on
+            # must not find themselves in the directory below.
+            session.close(unmount=end.code is not ExitCode.ABORTED)
     if end.code is ExitCode.ABORTED:
         log.warning("the connection of %s was aborted", place)
     return end.code
@@ -186,16 +189,17 @@ class _End:
     def __init__(self) -> None:
         self.code = ExitCode.OK
 
-    async def on_signal(self, scope: trio.CancelScope, filesystem: Filesystem) -> None:
+    async def on_signal(
+        self, numbers: AsyncIterator[int], scope: trio.CancelScope, filesystem: Filesystem
+    ) -> None:
         """SIGTERM, SIGINT and SIGHUP unmount, after delivering what is buffered; a second one
         does not wait for that."""
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as numbers:
-            number = await anext(numbers)
-            log.info("%s: unmounting", signal.Signals(number).name)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_flush_then_cancel, filesystem, scope)
-                await anext(numbers)
-                scope.cancel()
+        number = await anext(numbers)
+        log.info("%s: unmounting", signal.Signals(number).name)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_flush_then_cancel, filesystem, scope)
+            await anext(numbers)
+            scope.cancel()
 
     async def on_lost(self, scope: trio.CancelScope, lost: trio.Event) -> None:
         await lost.wait()

@@ -5,6 +5,7 @@ Pure reading and one write (`abort`). Nothing here opens or stats a mountpoint.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -35,7 +36,7 @@ def _unescape(field: bytes) -> bytes:
 def parse_mountinfo(text: bytes) -> list[MountEntry]:
     """In the order of the file: of two mounts on one place, the later is the visible one."""
     entries = []
-    for line in text.splitlines():
+    for line in text.split(b"\n"):  # not at a carriage return, which a name may hold
         before, _, after = line.partition(b" - ")
         first, last = before.split(b" "), after.split(b" ")
         if len(first) < 6 or len(last) < 3:
@@ -48,9 +49,9 @@ def parse_mountinfo(text: bytes) -> list[MountEntry]:
                 int(minor),
                 _unescape(first[4]),
                 first[5].decode(),
-                last[0].decode(),
+                os.fsdecode(last[0]),
                 _unescape(last[1]),
-                last[2].decode(),
+                os.fsdecode(last[2]),
             )
         )
     return entries

@@ -20,6 +20,7 @@ from pysshfs.fuse import mountinfo
 log = logging.getLogger(__name__)
 
 _MNT_DETACH: Final = 2
+_MOST_DEAD_MOUNTS: Final = 64  # on top of each other
 
 
 def check_fuse() -> None:
@@ -40,24 +41,21 @@ def prepare(mountpoint: str) -> str:
     A dead mount on it is unmounted. A directory with files in it is mounted over, with a warning.
     Raises `MountpointError`.
     """
-    path = os.path.abspath(mountpoint)
-    try:
-        found = os.stat(path)
-    except OSError as error:
-        if error.errno != errno.ENOTCONN:
-            raise MountpointError(f"{mountpoint}: {os.strerror(error.errno or 0)}") from None
-        _clean_up_dead_mount(path)
-        found = os.stat(path)
-    if not stat.S_ISDIR(found.st_mode):
-        raise MountpointError(f"{mountpoint}: not a directory")
-    path = os.path.realpath(path)
-    try:
-        if os.listdir(path):
-            log.warning("%s is not empty: its files are hidden while mounted", mountpoint)
-    except OSError as error:
-        if os.geteuid() != 0:
-            raise MountpointError(f"{mountpoint}: {os.strerror(error.errno or 0)}") from None
-    return path
+    path = os.path.realpath(mountpoint)
+    for _ in range(_MOST_DEAD_MOUNTS):
+        try:
+            if not stat.S_ISDIR(os.stat(path).st_mode):
+                raise MountpointError(f"{mountpoint}: not a directory")
+            # Of a mount that has just died the kernel still knows the attributes.
+            if os.listdir(path):
+                log.warning("%s is not empty: its files are hidden while mounted", mountpoint)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                raise MountpointError(f"{mountpoint}: {os.strerror(error.errno or 0)}") from None
+            _clean_up_dead_mount(path)
+        else:
+            return path
+    raise MountpointError(f"{mountpoint}: too many dead mounts lie there")
 
 
 def _clean_up_dead_mount(path: str) -> None:

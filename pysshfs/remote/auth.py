@@ -7,16 +7,97 @@ running yet. A password lives as long as the login.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import asyncssh
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pysshfs.remote.hostkeys import HostKeyPolicy, Prompter
 
 log = logging.getLogger(__name__)
+
+
+_DEFAULT_KEYS: Final = (
+    "id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk", "id_dsa",
+)  # fmt: skip
+
+
+class _Pairs(list[asyncssh.SSHKeyPair]):
+    """For asyncssh a list that is false stands for the default keys; an empty one here does not."""
+
+    def __bool__(self) -> bool:
+        return True
+
+
+class Keys(NamedTuple):
+    """The private keys to offer."""
+
+    pairs: _Pairs
+    identities: list[bytes]  # the public halves: what IdentitiesOnly lets the agent offer
+    passed_over: list[str]  # why others are not offered, for the user when the login fails
+
+
+def load_keys(names: Sequence[str] | None, ask: Callable[[str], str | None] | None) -> Keys:
+    """The configured keys, or the usual ones (None). As in ssh, one that cannot be used is passed
+    over. An encrypted key's passphrase is asked for when the server wants that key."""
+    keys = Keys(_Pairs(), [], [])
+    usual = [os.path.expanduser(f"~/.ssh/{name}") for name in _DEFAULT_KEYS]
+    for path in usual if names is None else map(os.path.expanduser, names):
+        try:
+            pairs = _load_pairs(path, ask)
+        except FileNotFoundError:
+            if names is not None:
+                keys.passed_over.append(f"the key {path} does not exist")
+        except OSError as error:
+            keys.passed_over.append(f"the key {path}: {error.strerror}")
+        except ValueError as error:
+            public = _public_half(path)  # it may choose one of the agent's
+            if public is None:
+                keys.passed_over.append(f"the key {path} cannot be used: {error}")
+            else:
+                keys.identities.append(public)
+        else:
+            keys.pairs.extend(pairs)
+            keys.identities.extend(pair.public_data for pair in pairs)
+            if not pairs:
+                keys.passed_over.append(f"the key {path} is encrypted and nobody can be asked")
+                public = _public_half(path)
+                keys.identities.extend([] if public is None else [public])
+    return keys
+
+
+def _load_pairs(
+    path: str, ask: Callable[[str], str | None] | None
+) -> Sequence[asyncssh.SSHKeyPair]:
+    pairs = asyncssh.load_keypairs([path], ignore_encrypted=True)
+    if pairs or ask is None:
+        return pairs
+    if _public_half(path) is None:  # nothing to offer before it is decrypted
+        return asyncssh.load_keypairs([path], ask(path))
+    # A callable is documented, but not in the annotation.
+    pairs = asyncssh.load_keypairs([path], cast("str", ask))
+    for pair in pairs:
+        if not pair.algorithm.startswith(b"sk-"):
+            pair.use_executor = False  # asyncssh would have a thread ask for the passphrase
+    return pairs
+
+
+def _public_half(path: str) -> bytes | None:
+    for name in (f"{path}.pub", path):
+        try:
+            return asyncssh.read_public_key(Path(name)).public_data
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def _printable(text: str) -> str:
+    """A server's words for the terminal, which must not be steered by them."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 class Credentials:
@@ -61,7 +142,7 @@ class LoginClient(asyncssh.SSHClient):
 
     def auth_banner_received(self, msg: str, lang: str) -> None:
         for line in msg.splitlines()[:20]:
-            log.info("the server says: %s", line[:200])
+            log.info("the server says: %s", _printable(line[:200]))
 
     def password_auth_requested(self) -> str | None:
         if self._passwords_left <= 0:
@@ -80,7 +161,8 @@ class LoginClient(asyncssh.SSHClient):
     ) -> list[str] | None:
         answers = []
         for text, _echo in prompts:
-            answer = self._credentials.password(f"{self._account}: {text}", self._may_ask)
+            question = f"{self._account}: {_printable(text[:200])}"
+            answer = self._credentials.password(question, self._may_ask)
             if answer is None:
                 return None
             answers.append(answer)

@@ -95,9 +95,16 @@ class SftpRemote:
     """The served directory `base` (absolute, as the server gave it) on one session."""
 
     def __init__(
-        self, session: SftpSession, base: bytes, abilities: Capabilities, generation: int
+        self,
+        session: SftpSession,
+        base: bytes,
+        abilities: Capabilities,
+        generation: int,
+        *,
+        draft_symlinks: bool = False,
     ) -> None:
         self._session = session
+        self._draft_symlinks = draft_symlinks
         self._base = base.rstrip(b"/")
         self._generation = generation
         self.capabilities = abilities
@@ -259,7 +266,10 @@ class SftpRemote:
     def symlink(self, target: bytes, path: bytes) -> Reply[None]:
         # OpenSSH has the two arguments the other way round than the draft, and so has everybody
         # who wants to work with it (OpenSSH's PROTOCOL, section 4.1).
-        return self._session.request(wire.FXP_SYMLINK, wire.string(target), self._path(path))
+        fields = wire.string(target), self._path(path)
+        return self._session.request(
+            wire.FXP_SYMLINK, *(reversed(fields) if self._draft_symlinks else fields)
+        )
 
     def link(self, existing: bytes, path: bytes) -> Reply[None]:
         return self._extended(

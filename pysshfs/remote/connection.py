@@ -32,7 +32,7 @@ from pysshfs.errors import (
     UnreachableError,
 )
 from pysshfs.remote import client
-from pysshfs.remote.auth import Credentials, LoginClient
+from pysshfs.remote.auth import Credentials, Keys, LoginClient, load_keys
 from pysshfs.remote.hostkeys import HostKeyPolicy, Prompter, refused
 from pysshfs.remote.session import SftpSession
 
@@ -129,7 +129,7 @@ class ServerConnection:
         self._target = target
         self._configuration = configuration
         self._prompter = prompter
-        self._credentials = Credentials(prompter, password)
+        self._password = password
         self._on_lost = on_lost
         self._links: list[asyncssh.SSHClientConnection] = []
         self._session: SftpSession | None = None
@@ -171,15 +171,23 @@ class ServerConnection:
             raise StartupError(f"ProxyJump: more than {_MOST_HOPS - 1} hops")
         link: asyncssh.SSHClientConnection | None = None
         for jump in jumps:
-            link = await self._open_link(jump, self._configuration.for_host(*jump), link)
-        return await self._open_link(hop, config, link)
+            # The given password is the last hop's: no other server gets to see it.
+            credentials = Credentials(self._prompter, None)
+            jump_config = self._configuration.for_host(*jump)
+            link = await self._open_link(jump, jump_config, credentials, link)
+        credentials = Credentials(self._prompter, self._password)
+        return await self._open_link(hop, config, credentials, link)
 
     async def _open_link(
-        self, hop: Hop, config: HostConfig, tunnel: asyncssh.SSHClientConnection | None
+        self,
+        hop: Hop,
+        config: HostConfig,
+        credentials: Credentials,
+        tunnel: asyncssh.SSHClientConnection | None,
     ) -> asyncssh.SSHClientConnection:
         for attempts_left in reversed(range(config.connection_attempts)):
             try:
-                link = await self._try_link(hop, config, tunnel)
+                link = await self._try_link(hop, config, credentials, tunnel)
             except UnreachableError as error:
                 if not attempts_left:
                     raise
@@ -191,24 +199,33 @@ class ServerConnection:
         raise AssertionError("unreachable")
 
     async def _try_link(
-        self, hop: Hop, config: HostConfig, tunnel: asyncssh.SSHClientConnection | None
+        self,
+        hop: Hop,
+        config: HostConfig,
+        credentials: Credentials,
+        tunnel: asyncssh.SSHClientConnection | None,
     ) -> asyncssh.SSHClientConnection:
         policy = HostKeyPolicy(config, self._prompter)
+        keys = self._load_keys(config)
         try:
             return await self._bridge.call(
                 asyncssh.connect(
                     hop.host,
                     () if hop.port is None else hop.port,
                     tunnel=tunnel,
-                    **self._link_options(hop, config, policy),
+                    **self._link_options(hop, config, policy, credentials, keys),
                 )
             )
         except asyncssh.HostKeyNotVerifiable as error:
             raise refused(policy, error) from None
         except asyncssh.KeyExchangeFailed as error:
-            raise HostKeyError(f"{hop.host}: {error.reason}") from None
+            # With a host key known, only its kind is asked for: a server without is another one.
+            is_host_key = "host key" in error.reason
+            kind = HostKeyError if is_host_key else UnreachableError
+            raise kind(f"{hop.host}: {error.reason}") from None
         except asyncssh.PermissionDenied as error:
-            raise AuthenticationError(f"{hop.host}: permission denied: {error.reason}") from None
+            reasons = [error.reason, *keys.passed_over]
+            raise AuthenticationError("; ".join(reasons)) from None
         except (asyncssh.KeyEncryptionError, asyncssh.KeyImportError) as error:
             raise AuthenticationError(f"{hop.host}: a key cannot be used: {error}") from None
         except socket.gaierror as error:
@@ -222,22 +239,44 @@ class ServerConnection:
         except ValueError as error:  # asyncssh's word for an option it cannot use
             raise StartupError(f"ssh options: {error}") from None
 
+    def _may_ask(self, config: HostConfig) -> bool:
+        return self._prompter.available and not config.batch_mode
+
+    def _load_keys(self, config: HostConfig) -> Keys:
+        may_ask = self._may_ask(config)
+        ask = functools.partial(_ask_passphrase, self._prompter) if may_ask else None
+        return load_keys(config.identity_files, ask)
+
     def _link_options(
-        self, hop: Hop, config: HostConfig, policy: HostKeyPolicy
+        self,
+        hop: Hop,
+        config: HostConfig,
+        policy: HostKeyPolicy,
+        credentials: Credentials,
+        keys: Keys,
     ) -> dict[str, Any]:
-        may_ask = self._prompter.available and not config.batch_mode
         account = f"{hop.user}@{hop.host}" if hop.user else hop.host
         options: dict[str, Any] = {
             "config": self._configuration.paths,
             "known_hosts": policy.trusted,
             "client_factory": functools.partial(
-                LoginClient, policy, self._credentials, account, may_ask, config.password_prompts
+                LoginClient,
+                policy,
+                credentials,
+                account,
+                self._may_ask(config),
+                config.password_prompts,
             ),
+            "client_keys": keys.pairs,
         }
+        if config.identities_only and keys.identities:
+            options["agent_identities"] = keys.identities
+        elif config.identities_only:
+            options["agent_path"] = None
+        if config.proxy_command is not None:
+            options["proxy_command"] = _proxy_argv(config.proxy_command)
         if hop.user is not None:
             options["username"] = hop.user
-        if may_ask:
-            options["passphrase"] = functools.partial(_ask_passphrase, self._prompter)
         if not config.has_ciphers and processor_has_aes():
             options["encryption_algs"] = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
         if not config.has_keepalive:
@@ -245,9 +284,6 @@ class ServerConnection:
             options["keepalive_count_max"] = _KEEPALIVE_MISSED
         if not config.has_connect_timeout:
             options["connect_timeout"] = _CONNECT_SECONDS
-        keys = _existing_keys(config.identity_files)
-        if keys:
-            options["client_keys"] = keys
         return options
 
     # --- SFTP -------------------------------------------------------------------------------
@@ -288,7 +324,11 @@ class ServerConnection:
             self.extensions, limits, large_messages="OpenSSH" in self.server_version
         )
         base = await self._check_directory(session, abilities)
-        return client.SftpRemote(session, base, abilities, self.generation)
+        # asyncssh's server goes by the client's name, and takes ours for one that keeps to the draft.
+        draft = "AsyncSSH" in self.server_version
+        return client.SftpRemote(
+            session, base, abilities, self.generation, draft_symlinks=draft
+        )
 
     async def _check_directory(
         self, session: SftpSession, abilities: Capabilities
@@ -340,13 +380,10 @@ def _ask_passphrase(prompter: Prompter, filename: str) -> str | None:
     return prompter.secret(f"Passphrase for the key {filename}: ")
 
 
-def _existing_keys(names: list[str] | None) -> list[str]:
-    """The configured identity files that exist; ssh, too, passes over the others."""
-    existing = []
-    for name in names or ():
-        path = os.path.expanduser(name)
-        if os.path.exists(path):
-            existing.append(path)
-        else:
-            log.warning("the identity file %s does not exist", name)
-    return existing
+def _proxy_argv(command: str) -> list[str]:
+    """A ProxyCommand is the shell's, as in ssh. What it says on stderr goes to the terminal or
+    nowhere: a pipe of the caller's must not stay open for as long as the mount, and asyncssh,
+    which gives it a pipe, would take it for the server's words and that pipe's end for the
+    connection's (hence descriptor 3)."""
+    where = f"/proc/{os.getpid()}/fd/2" if os.isatty(2) else os.devnull
+    return ["/bin/sh", "-c", f"exec 3>&2 2>{where}; exec {command}"]

@@ -46,7 +46,8 @@ class Prompter(Protocol):
 
 
 def known_hosts_name(host: str, port: int) -> str:
-    """A host as sshd(8) writes it in known_hosts."""
+    """A host as ssh writes it in known_hosts."""
+    host = host.lower()
     return host if port == _SSH_PORT else f"[{host}]:{port}"
 
 
@@ -68,6 +69,7 @@ class HostKeyPolicy:
         self._hash_names = config.hash_known_hosts
         self._may_ask = prompter.available and not config.batch_mode
         self._prompter = prompter
+        self._has_alias = config.host_key_alias is not None
         self._user_files = config.user_known_hosts
         files = [*self._user_files, *config.global_known_hosts]
         self._known = asyncssh.SSHKnownHosts()
@@ -86,13 +88,26 @@ class HostKeyPolicy:
 
     def trusted(self, host: str, addr: str, port: int | None) -> Sequence[object]:
         """asyncssh asks before the key exchange, to prefer the key types that are known."""
-        return self._known.match(host, addr, port)
+        # Not by address: an entry for the address says nothing about the name, and who controls
+        # the name's resolution may own a known address.
+        exact = self._known.match(self._name(host, port or _SSH_PORT), "", None)
+        if port is None or self._has_alias:
+            return exact
+        # As in ssh, an entry without the port is good enough when there is none with it.
+        general = self._known.match(host.lower(), "", None)
+        revoked = [*exact[2], *general[2]]
+        revoked_certificates = [*exact[4], *general[4]]
+        chosen = exact if any((exact[0], exact[1], exact[3], exact[5])) else general
+        return [*chosen[:2], revoked, chosen[3], revoked_certificates, *chosen[5:]]
+
+    def _name(self, host: str, port: int) -> str:
+        return host.lower() if self._has_alias else known_hosts_name(host, port)
 
     def accept(self, host: str, port: int, key: asyncssh.SSHKey) -> bool:
         """A key that no known_hosts file holds for this host. May ask the user."""
-        known = self._known.match(host, "", port if port != _SSH_PORT else None)[0]
+        name = self._name(host, port)
+        known = self._known.match(name, "", None)[0]
         fingerprint = key.get_fingerprint()
-        name = known_hosts_name(host, port)
         if key.public_data in self._accepted:
             return True
         if known:

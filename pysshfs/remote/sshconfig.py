@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 # Their values are one path each; anything else is passed as typed, as ssh would read it.
 _ONE_PATH: Final = frozenset({"identityfile", "certificatefile", "identityagent"})
 
+# asyncssh takes these in whole seconds only; ssh_config(5), TIME FORMATS.
+_DURATIONS: Final = frozenset({"connecttimeout", "serveraliveinterval"})
+_UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
 _STRICT_VALUES: Final = {
     "yes": "yes", "true": "yes", "ask": "ask", "accept-new": "accept-new",
     "no": "no", "false": "no", "off": "no",
@@ -104,6 +108,18 @@ class HostConfig:
         return self._text("ProxyJump")
 
     @property
+    def proxy_command(self) -> str | None:
+        return self._text("ProxyCommand")
+
+    @property
+    def host_key_alias(self) -> str | None:
+        return self._text("HostKeyAlias")
+
+    @property
+    def identities_only(self) -> bool:
+        return self._flag("IdentitiesOnly")
+
+    @property
     def identity_files(self) -> list[str] | None:
         return self._list("IdentityFile")
 
@@ -138,7 +154,7 @@ class SshConfiguration:
                 None, self.paths, False, False, False, _local_user(),
                 () if user is None else user, host, () if port is None else port,
             )  # fmt: skip
-        except (ConfigParseError, OSError) as error:
+        except (ConfigParseError, OSError, UnicodeDecodeError) as error:
             raise StartupError(f"ssh configuration: {error}") from None
         return HostConfig(parsed)
 
@@ -146,12 +162,31 @@ class SshConfiguration:
 def _options_file(options: Sequence[tuple[str, str]]) -> int:
     lines = []
     for keyword, value in options:
-        if keyword.lower() in _ONE_PATH and " " in value and '"' not in value:
+        name = keyword.lower()
+        if name in _DURATIONS:
+            value = str(_seconds(value))
+        elif name == "pubkeyauthentication" and value in ("unbound", "host-bound"):
+            value = "yes"  # asyncssh knows no other
+        elif name != "proxycommand":
+            value = value.replace("\\", "\\\\")  # asyncssh's parser would eat single ones
+        if name in _ONE_PATH and " " in value and '"' not in value:
             value = f'"{value}"'
         lines.append(f"{keyword} {value}\n")
     fd = os.memfd_create("ssh-options", os.MFD_CLOEXEC)
     os.write(fd, "".join(lines).encode("utf-8", "surrogateescape"))
     return fd
+
+
+def _seconds(text: str) -> int:
+    """A time such as 30, 90s or 1m30s, as checked by the command line."""
+    total, digits = 0, ""
+    for character in f"{text}s" if text[-1:].isdigit() else text:
+        if character.isdigit():
+            digits += character
+        else:
+            total += int(digits) * _UNIT_SECONDS[character.lower()]
+            digits = ""
+    return total
 
 
 def _config_files(config_file: str | None) -> list[str]:

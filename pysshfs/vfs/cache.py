@@ -37,10 +37,12 @@ class ListedEntry(NamedTuple):
 
 
 class CachedListing(NamedTuple):
-    """A whole directory; `expires` is for the attributes in it, on the cache's clock."""
+    """A whole directory; `expires` is for the attributes in it, on the cache's clock, and
+    `begun_at` the tree's mutation counter when it was asked for."""
 
     entries: tuple[ListedEntry, ...]
     expires: float
+    begun_at: int
 
 
 class MetadataCache:
@@ -81,6 +83,10 @@ class MetadataCache:
         else:
             self.hits += 1
         return found
+
+    def peek_attributes(self, number: int) -> CachedAttributes | None:
+        """The same for who could do without: not counted as a hit or a miss."""
+        return self._attributes.get(number)
 
     def store_attributes(
         self, number: int, attributes: FileAttributes, expires: float | None = None

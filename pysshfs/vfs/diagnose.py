@@ -22,10 +22,10 @@ def is_failure(error: BaseException | None) -> bool:
 
 
 async def look(remote: RemoteFS, path: bytes) -> Attributes | None:
-    """What stands under `path`, None when nothing does or it cannot be told."""
+    """What stands under `path`, None when nothing does or the server does not tell."""
     try:
         return await remote.lstat(path)
-    except FilesystemError:
+    except RemoteStatusError:
         return None
 
 

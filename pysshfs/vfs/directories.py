@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# A short directory is one reply with its names and one that says that there are no more.
+_FIRST_IN_FLIGHT: Final = 2
 _MOST_IN_FLIGHT: Final = 16
 
 
@@ -58,7 +60,7 @@ class DirectoryStream:
         self._seen: set[bytes] = set()
         self._handle: RemoteHandle | None = None
         self._in_flight: deque[Reply[list[DirectoryEntry] | None]] = deque()
-        self._depth = 1
+        self._depth = _FIRST_IN_FLIGHT
         self._complete = False
         self._begun_at = 0  # the tree's mutation counter when the snapshot was begun
         self._expires = 0.0  # until when, on the cache's clock, its attributes may be believed
@@ -73,6 +75,7 @@ class DirectoryStream:
         if cached is not None:
             self._entries = list(cached.entries)
             self._expires = cached.expires
+            self._begun_at = cached.begun_at
             self._complete = True
             return
         self._expires = tree.cache.clock() + tree.config.stat_timeout
@@ -103,6 +106,9 @@ class DirectoryStream:
         return self._entries[index] if index < len(self._entries) else None
 
     async def _receive(self) -> None:
+        if not self._in_flight:
+            await self.open()  # a rewind did not get this far: it was interrupted, or it failed
+            return
         reply = self._in_flight[0]
         entries = await reply.wait()
         # Two readers of one stream may have waited for the same reply.
@@ -140,13 +146,19 @@ class DirectoryStream:
         self._seen = set()
         self.close()
         if self._is_current and self.inode.is_linked:
-            listing = CachedListing(tuple(self._entries), self._expires)
+            listing = CachedListing(tuple(self._entries), self._expires, self._begun_at)
             self._tree.cache.store_listing(self.inode.number, listing)
 
     @property
     def _is_current(self) -> bool:
         """Whether the directory was left alone through this mount since the snapshot."""
         return self.inode.mutated_at <= self._begun_at
+
+    def _is_certain(self, known: Inode | None) -> bool:
+        """Whether an entry, and the inode that is `known` under its name, if any, was left alone
+        as well. Of a name without an inode it is not known who changed it and was forgotten."""
+        changed_at = self.inode.child_mutated_at if known is None else known.mutated_at
+        return changed_at <= self._begun_at and self._is_current
 
     # --- delivering -------------------------------------------------------------------------
 
@@ -158,15 +170,20 @@ class DirectoryStream:
         attributes = entry.attributes
         if attributes is None:
             return ListReply(entry.name, number, 0, next_offset, None)
-        timeout = max(self._expires - self._tree.cache.clock(), 0.0)
+        expires = self._expires
         known = inodes.child(self.inode, entry.name)
+        newer = self._tree.cache.peek_attributes(number)
+        if newer is not None and newer.expires > expires:
+            # Asked for since: time must not run backwards.
+            attributes, expires = newer
+        timeout = max(expires - self._tree.cache.clock(), 0.0)
         if known is not None and known.kind not in (None, stat.S_IFMT(attributes.mode)):
             # Another type than the inode that has the name: a lookup must sort that out.
             return ListReply(entry.name, number, 0, next_offset, None)
         if known is not None and (known.mutated_at > self._begun_at or known.writeback):
             size = max(attributes.size, known.known_size) if known.writeback else attributes.size
             attributes, timeout = attributes._replace(size=size), 0.0
-        elif not self._is_current:
+        elif not self._is_certain(known):
             timeout = 0.0
         kind = stat.S_IFMT(attributes.mode)
         told = self._tree.timeouts(number, attributes, timeout)
@@ -177,13 +194,17 @@ class DirectoryStream:
         entry = reply.entry
         if entry is None:
             return
+        is_certain = self._is_certain(self._tree.inodes.child(self.inode, reply.name))
         inode = self._tree.inodes.intern(self.inode, reply.name)
         inode.lookups += 1
         attributes = entry.attributes
         inode.kind = reply.kind
         inode.told_version = (attributes.mtime, attributes.size)
-        if inode.mutated_at <= self._begun_at and self._is_current:
+        if is_certain:
             inode.known_size = attributes.size
+            newer = self._tree.cache.peek_attributes(inode.number)
+            if newer is not None and newer.expires > self._expires:
+                return
             if len(self._entries) * 2 <= self._tree.cache.capacity:
                 self._tree.cache.store_attributes(inode.number, attributes, self._expires)
 

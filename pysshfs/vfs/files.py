@@ -47,13 +47,22 @@ _SETTLED_SECONDS: Final = 2
 class OpenFile:
     """One open(2) of the kernel."""
 
-    __slots__ = ("appending", "error_seen", "handle", "inode", "kernel_offset_differs", "reader")
+    __slots__ = (
+        "appending",
+        "error_seen",
+        "handle",
+        "inode",
+        "kernel_offset_differs",
+        "reader",
+        "writable",
+    )
 
     def __init__(
         self, tree: Tree, inode: Inode, handle: RemoteHandle, flags: int
     ) -> None:
         self.inode = inode
         self.handle = handle
+        self.writable = flags & os.O_ACCMODE != os.O_RDONLY
         self.appending = bool(flags & os.O_APPEND)
         self.kernel_offset_differs = False
         self.error_seen = inode.writeback.error_sequence if inode.writeback else 0
@@ -108,7 +117,7 @@ class Files:
         try:
             handle = await opening
         except RemoteStatusError as error:
-            await self._explain_open(inode, looking, error)
+            await self._explain_open(inode, path, looking, error)
             raise
         file = self._register(inode, handle, flags)
         if flags & os.O_TRUNC:
@@ -121,11 +130,15 @@ class Files:
         return self._opened(file, attributes)
 
     async def _explain_open(
-        self, inode: Inode, looking: Reply[Attributes], error: RemoteStatusError
+        self, inode: Inode, path: bytes, looking: Reply[Attributes], error: RemoteStatusError
     ) -> None:
         parent = inode.parent
-        if is_missing(error) and parent is not None:
-            self._tree.vanish(parent, inode.name)
+        if is_missing(error):
+            if parent is not None and not await self._tree.has_moved(inode, path):
+                self._tree.vanish(parent, inode.name)
+            # Not ENOENT: for ESTALE the kernel gives up the name it has remembered and looks it up
+            # anew. Whoever wants to create the file then does so.
+            raise FilesystemError(errno.ESTALE) from None
         if error.code == FX_FAILURE:
             found = await looking
             if found.mode is not None and stat.S_ISDIR(found.mode):
@@ -161,6 +174,9 @@ class Files:
         """
         tree = self._tree
         path = tree.child_path(parent, name)
+        known = tree.inodes.child(parent, name)
+        if flags & os.O_TRUNC and known is not None and known.writeback is not None:
+            await known.writeback.drain()  # older data must not land behind the truncation
         how = open_mode(flags) | OpenMode.CREATE
         self._about_to_create(parent, name)
         sent_at = tree.mutations
@@ -172,15 +188,23 @@ class Files:
         except RemoteStatusError as error:
             if flags & os.O_EXCL or not await self._is_taken(looking, error):
                 raise await diagnose.exists(tree.remote, path, error) from None
+            known = tree.inodes.child(parent, name)
+            if flags & os.O_TRUNC and known is not None:
+                tree.changed(known)
+                self._discard_read_ahead(known)
             sent_at = tree.mutations
             opening = tree.remote.open(path, how & ~OpenMode.CREATE, mode & 0o7777)
             looking = tree.remote.lstat(path)
             handle = await opening
             created = False
-        inode = tree.inodes.intern(parent, name)
+        try:
+            inode, attributes = tree.adopt(parent, name, await looking, sent_at)
+        except BaseException:
+            tree.remote.close(handle).add_callback(_log_close)
+            raise
+        tree.cache.drop_absent(parent.number, name)
         file = self._register(inode, handle, flags)
         try:
-            attributes = tree.remember(inode, await looking, sent_at)
             if created:
                 attributes = await self._correct_mode(file, attributes, mode)
         except BaseException:
@@ -208,6 +232,8 @@ class Files:
             return False
         if found.mode is not None and stat.S_ISLNK(found.mode):
             raise FilesystemError(errno.ESTALE)
+        if found.mode is not None and stat.S_ISDIR(found.mode):
+            raise FilesystemError(errno.EISDIR)
         return True
 
     async def _correct_mode(
@@ -219,16 +245,19 @@ class Files:
         if attributes.mode & 0o777 == wanted & ~self._tree.config.file_mask:
             return attributes
         change = AttributeChange(mode=(attributes.mode & 0o7000) | wanted)
-        inode = file.inode
+        tree, inode = self._tree, file.inode
+        tree.changed(inode)
+        sent_at = tree.mutations
+        changing = tree.remote.fsetstat(file.handle, change)
         try:
-            await self._tree.remote.fsetstat(file.handle, change)
+            await changing
         except RemoteStatusError as error:
             log.info("the mode of a new file stays %o: %s", attributes.mode & 0o7777, error)
             return attributes
         shown = wanted & ~self._tree.config.file_mask
         corrected = attributes._replace(mode=attributes.mode & ~0o777 | shown)
-        if self._tree.cache.attributes(inode.number) is not None:
-            self._tree.cache.store_attributes(inode.number, corrected)
+        if inode.mutated_at <= sent_at:
+            tree.cache.store_attributes(inode.number, corrected)
         return corrected
 
     def _register(self, inode: Inode, handle: RemoteHandle, flags: int) -> OpenFile:
@@ -256,25 +285,43 @@ class Files:
         inode, tree = file.inode, self._tree
         writeback = inode.writeback
         if writeback is None:
-            writeback = inode.writeback = Writeback(tree.writebacks)
-        file.error_seen = writeback.raise_error(file.error_seen)
+            # What was asked before the last acknowledgement is out of date after it.
+            writeback = Writeback(tree.writebacks, lambda: tree.changed(inode))
+            inode.writeback = writeback
+        self._report_error(file, writeback)
         if file.appending and not from_page_cache:
-            offset = await self._append_offset(file, writeback, offset)
+            async with writeback.appending:
+                offset = await self._append_offset(file, writeback, offset)
+                await self._take(file, writeback, offset, data)
+                writeback.appended_to = offset + len(data)
+        else:
+            await self._take(file, writeback, offset, data)
+        if tree.config.synchronous_writes:
+            await writeback.drain()
+            self._report_error(file, writeback)
+        return len(data)
+
+    async def _take(
+        self, file: OpenFile, writeback: Writeback, offset: int, data: bytes
+    ) -> None:
         if offset + len(data) > MAX_SIZE:
             raise FilesystemError(errno.EFBIG)
         await writeback.write(file.handle, offset, data)
         # From here on nothing suspends: the data is taken, and everybody must see it.
-        tree.changed(inode)
+        inode = file.inode
+        self._tree.changed(inode)
         inode.known_size = max(inode.known_size, offset + len(data))
         self._discard_read_ahead(inode)
-        if tree.config.synchronous_writes:
-            await writeback.drain()
-            file.error_seen = writeback.raise_error(file.error_seen)
-        return len(data)
+
+    def _report_error(self, file: OpenFile, writeback: Writeback) -> None:
+        """Raise the last error of writing unless this open file has reported it."""
+        seen, file.error_seen = file.error_seen, writeback.error_sequence
+        writeback.raise_error(seen)
 
     async def _append_offset(self, file: OpenFile, writeback: Writeback, offset: int) -> int:
-        end = writeback.end
-        if not end:
+        end = max(writeback.end, writeback.appended_to)
+        if not writeback.appended_to:
+            writeback.push()  # the answer must count it
             attributes = await self._tree.remote.fstat(file.handle)
             end = max(attributes.size or 0, writeback.end)  # others may have written meanwhile
         if end != offset:
@@ -289,7 +336,7 @@ class Files:
         if not writeback.is_clean:
             await writeback.drain()
             self._tree.changed(file.inode)
-        file.error_seen = writeback.raise_error(file.error_seen)
+        self._report_error(file, writeback)
 
     async def fsync(self, file: OpenFile) -> None:
         """As `flush`, and the server has synced the file, if it can be asked to."""

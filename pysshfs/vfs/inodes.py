@@ -37,9 +37,12 @@ class Inode:
     `lookups` is the kernel's lookup count. `parent` is None for the root and for an inode that has
     no name any more (unlinked, replaced). `mutated_at` is the tree's mutation counter at the last
     change made through this mount: a reply to a request sent before that is out of date.
+    `child_mutated_at` is the same for the attributes of whatever is in a directory, so that it
+    outlives an inode which the kernel forgets.
     """
 
     __slots__ = (
+        "child_mutated_at",
         "children",
         "data_version",
         "kind",
@@ -61,6 +64,7 @@ class Inode:
         self.lookups = 0
         self.children = 0
         self.mutated_at = 0
+        self.child_mutated_at = 0
         self.kind: int | None = None  # the type bits of its mode, once known
         self.known_size = 0
         self.data_version: tuple[int, int] | None = None  # (mtime, size) that cached pages have
@@ -158,6 +162,10 @@ class InodeTable:
         if number is not None:
             self._assigned_numbers.discard(number)
 
+    def forget_name(self, parent: Inode, name: bytes) -> None:
+        """The name is gone, and no inode had it: it needs no number of its own any more."""
+        self._unassign((parent.number, name))
+
     # --- names ------------------------------------------------------------------------------
 
     def intern(self, parent: Inode, name: bytes) -> Inode:
@@ -196,7 +204,8 @@ class InodeTable:
         number = inode.number if inode is not None else self.number_for(parent, name)
         self._unassign(old_key)
         self._unassign(new_key)
-        self._assign(new_key, number)
+        if self._derive(new_key) != number:
+            self._assign(new_key, number)
         if inode is not None:
             inode.parent, inode.name = new_parent, new_name
             self._by_name[new_key] = inode

@@ -51,18 +51,19 @@ class Namespace:
             return None
         known = tree.inodes.child(parent, name)
         if known is not None:
+            sent_at = tree.mutations
             try:
                 attributes = await tree.attributes(known)
             except FilesystemError as error:
                 if is_missing(error):
-                    self._note_absent(parent, name, tree.mutations)
+                    self._note_absent(parent, name, sent_at)
                     return None
                 if error.errno != errno.ESTALE:
                     raise
             else:
                 # Renamed or removed while we waited: what stands there now is asked for below.
                 if tree.inodes.child(parent, name) is known:
-                    return self._same_kind(parent, name, known, attributes)
+                    return known, attributes
         number = tree.inodes.number_for(parent, name)
         cached = tree.cache.attributes(number)
         if cached is not None:
@@ -76,43 +77,26 @@ class Namespace:
         self, parent: Inode, name: bytes
     ) -> tuple[Inode, FileAttributes] | None:
         tree = self._tree
-        sent_at = tree.mutations
-        try:
-            attributes = await tree.remote.lstat(tree.child_path(parent, name))
-        except RemoteStatusError as error:
-            if not is_missing(error):
-                raise
-            self._note_absent(parent, name, sent_at)
-            return None
-        # Between the request and here another request may have made, or removed, this very name;
-        # `remember` leaves out of the cache what is no longer certain.
-        known = tree.inodes.child(parent, name)
-        old_kind = known.kind if known is not None else None
-        inode = known or tree.inodes.intern(parent, name)
-        checked = tree.remember(inode, attributes, max(sent_at, 0))
+        while True:
+            sent_at, directory = tree.mutations, parent.path()
+            try:
+                attributes = await tree.remote.lstat(tree.child_path(parent, name))
+            except RemoteStatusError as error:
+                if not is_missing(error):
+                    raise
+                if await tree.has_moved(parent, directory):
+                    continue
+                if tree.inodes.child(parent, name) is None:
+                    tree.inodes.forget_name(parent, name)
+                self._note_absent(parent, name, sent_at)
+                return None
+            break
+        # Between the request and here another request may have made, or removed, this very name:
+        # what is no longer certain is left out of the cache.
+        inode, checked = tree.adopt(parent, name, attributes, sent_at)
         if parent.mutated_at > sent_at:
             tree.cache.drop_attributes(inode.number)
-        if old_kind is not None and old_kind != inode.kind:
-            return self._same_kind(parent, name, inode, checked, old_kind)
         return inode, checked
-
-    def _same_kind(
-        self,
-        parent: Inode,
-        name: bytes,
-        inode: Inode,
-        attributes: FileAttributes,
-        old_kind: int | None = None,
-    ) -> tuple[Inode, FileAttributes]:
-        """An inode never changes its type: a file that became a directory is another inode."""
-        kind = stat.S_IFMT(attributes.mode)
-        if (old_kind or inode.kind or kind) == kind:
-            return inode, attributes
-        tree = self._tree
-        tree.vanish(parent, name)
-        fresh = tree.inodes.intern(parent, name)
-        fresh.kind, fresh.known_size = kind, attributes.size
-        return fresh, attributes
 
     def _note_absent(self, parent: Inode, name: bytes, sent_at: int) -> None:
         if parent.mutated_at <= sent_at:
@@ -134,12 +118,27 @@ class Namespace:
         path = self._about_to_make(parent, name)
         made = self._tree.remote.mkdir(path, mode & 0o7777)
         inode, attributes = await self._made(parent, name, path, made)
+        return inode, await self._correct_mode(
+            inode, path, attributes, mode, self._tree.config.directory_mask
+        )
+
+    async def _correct_mode(
+        self, inode: Inode, path: bytes, attributes: FileAttributes, mode: int, mask: int
+    ) -> FileAttributes:
+        """The server's umask came on top of the caller's; undo that. An inherited setgid bit
+        stays. What is made is made, also where the mode cannot be changed."""
         wanted = mode & 0o777
-        if attributes.mode & 0o777 == wanted & ~self._tree.config.directory_mask:
-            return inode, attributes
-        # The server's umask came on top of the caller's. An inherited setgid bit stays.
+        if attributes.mode & 0o777 == wanted & ~mask:
+            return attributes
         change = AttributeChange(mode=(attributes.mode & 0o7000) | wanted)
-        return inode, await self._change(inode, path, change, None)
+        inode.lookups += 1  # keeps it while we wait
+        try:
+            return await self._change(inode, path, change, None)
+        except RemoteStatusError as error:
+            log.info("the mode of %r stays %o: %s", inode, attributes.mode & 0o7777, error)
+            return attributes
+        finally:
+            self._tree.inodes.forget(inode.number, 1)
 
     async def symlink(
         self, parent: Inode, name: bytes, target: bytes
@@ -168,20 +167,33 @@ class Namespace:
             raise FilesystemError(errno.EPERM)
         path = self._about_to_make(parent, name)
         remote = self._tree.remote
-        opening = remote.open(path, OpenMode.WRITE | OpenMode.CREATE | OpenMode.EXCLUSIVE, mode)
+        how = OpenMode.WRITE | OpenMode.CREATE | OpenMode.EXCLUSIVE
+        opening = remote.open(path, how, mode & 0o7777)
         try:
             handle = await opening
         except FilesystemError as error:
             raise await diagnose.exists(remote, path, error) from None
-        return await self._made(parent, name, path, remote.close(handle))
+        inode, attributes = await self._made(parent, name, path, remote.close(handle))
+        return inode, await self._correct_mode(
+            inode, path, attributes, mode, self._tree.config.file_mask
+        )
 
     def _about_to_make(self, parent: Inode, name: bytes) -> bytes:
         tree = self._tree
         path = tree.child_path(parent, name)
         tree.names_changed(parent)
         tree.cache.drop_absent(parent.number, name)
-        tree.cache.drop_attributes(tree.inodes.number_for(parent, name))
+        self._name_changed(parent, name)
         return path
+
+    def _name_changed(self, parent: Inode, name: bytes) -> None:
+        """What stands under this name is made, removed or replaced, or is about to be."""
+        tree = self._tree
+        known = tree.inodes.child(parent, name)
+        if known is not None:
+            tree.changed(known)
+        else:
+            tree.cache.drop_attributes(tree.inodes.number_for(parent, name))
 
     async def _made(
         self, parent: Inode, name: bytes, path: bytes, making: Reply[None]
@@ -193,16 +205,21 @@ class Namespace:
             await making
         except FilesystemError as error:
             raise await diagnose.exists(tree.remote, path, error) from None
-        attributes = await looking
-        inode = tree.inodes.intern(parent, name)
+        inode, attributes = tree.adopt(parent, name, await looking, sent_at)
+        tree.cache.drop_absent(parent.number, name)
         tree.cache.drop_link(inode.number)
-        return inode, tree.remember(inode, attributes, sent_at)
+        return inode, attributes
 
     # --- removing and moving ------------------------------------------------------------------
 
     async def unlink(self, parent: Inode, name: bytes) -> None:
         path = self._about_to_remove(parent, name)
-        await self._tree.remote.remove(path)
+        try:
+            await self._tree.remote.remove(path)
+        except RemoteStatusError as error:
+            if is_missing(error):
+                self._tree.vanish(parent, name)
+            raise
         self._removed(parent, name)
 
     async def rmdir(self, parent: Inode, name: bytes) -> None:
@@ -217,6 +234,8 @@ class Namespace:
     def _about_to_remove(self, parent: Inode, name: bytes) -> bytes:
         path = self._tree.child_path(parent, name)
         self._tree.names_changed(parent)
+        # Whether it happens is not known to a caller who is interrupted, so ask from now on.
+        self._name_changed(parent, name)
         return path
 
     def _removed(self, parent: Inode, name: bytes) -> None:
@@ -238,11 +257,14 @@ class Namespace:
         old, new = tree.child_path(parent, name), tree.child_path(new_parent, new_name)
         tree.names_changed(parent)
         tree.names_changed(new_parent)
-        if flags & RENAME_NOREPLACE:
-            await self._rename_to_free_name(old, new)
-        else:
-            await self._rename_replacing(old, new)
-        self._renamed(parent, name, new_parent, new_name)
+        self._name_changed(parent, name)
+        self._name_changed(new_parent, new_name)
+        with tree.moving(tree.inodes.child(parent, name)):
+            if flags & RENAME_NOREPLACE:
+                await self._rename_to_free_name(old, new)
+            else:
+                await self._rename_replacing(old, new)
+            self._renamed(parent, name, new_parent, new_name)
 
     async def _rename_to_free_name(self, old: bytes, new: bytes) -> None:
         remote = self._tree.remote
@@ -272,19 +294,26 @@ class Namespace:
             await remote.rename(old, new)
             return
         except RemoteStatusError as error:
-            target = await diagnose.look(remote, new)
-            if target is None or (target.mode is not None and stat.S_ISDIR(target.mode)):
-                raise error from None
+            if not (diagnose.is_failure(error) or error.errno == errno.EEXIST):
+                raise
+            # Only a file that is in the way is moved: rename(2) refuses all other pairs.
+            for path in (old, new):
+                found = await diagnose.look(remote, path)
+                if found is None or found.mode is None or stat.S_ISDIR(found.mode):
+                    raise error from None
         directory, _, last = new.rpartition(b"/")
         aside_name = b".pysshfs-" + os.urandom(6).hex().encode() + b"-" + last[: NAME_MAX - 22]
         aside = directory + b"/" + aside_name if directory else aside_name
-        await remote.rename(new, aside)
+        # Sent together, so that there is a file under the name again as soon as can be.
+        making_room, replacing = remote.rename(new, aside), remote.rename(old, new)
         try:
-            await remote.rename(old, new)
+            await making_room
+            await replacing
         except BaseException:
             remote.rename(aside, new)  # sent even when we are being cancelled
             raise
-        await remote.remove(aside)
+        # The rename is done; that the old file goes, too, is nobody's error but its own.
+        remote.remove(aside).add_callback(_log_removal)
 
     def _renamed(self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes) -> None:
         tree = self._tree
@@ -314,17 +343,20 @@ class Namespace:
         tree = self._tree
         if inode.writeback is not None:
             await inode.writeback.drain()
+        if not inode.is_linked and not inode.open_files:
+            raise FilesystemError(errno.ESTALE)
         change = await self._completed(inode, change)
         path = inode.path() if inode.is_linked else None
         if change.size is not None:
             for file in inode.open_files:
                 file.reader.discard()
-        handle_file = inode.open_files[0] if inode.open_files else None
         if path is None:
-            if handle_file is None:
+            if not inode.open_files:
                 raise FilesystemError(errno.ESTALE)
+            # Only a handle that may write can set the size.
+            file = max(inode.open_files, key=lambda file: file.writable)
             tree.changed(inode)
-            await tree.remote.fsetstat(handle_file.handle, change)
+            await tree.remote.fsetstat(file.handle, change)
             return await tree.fetch_attributes(inode)
         return await self._change(inode, path, change, change.size)
 
@@ -371,6 +403,11 @@ class Namespace:
             raise
         except FilesystemError as error:
             raise await diagnose.space(tree.remote, path, error) from None
-        if size is not None:
+        if size is not None and inode.mutated_at <= sent_at:
             inode.known_size = size
         return tree.remember(inode, await looking, sent_at)
+
+
+def _log_removal(reply: Reply[None]) -> None:
+    if isinstance(reply.error, FilesystemError):
+        log.warning("a file that was replaced stays under another name: %s", reply.error)

@@ -111,6 +111,8 @@ class FileReader:
 
     async def read(self, offset: int, length: int) -> bytes:
         """At most `length` bytes from `offset`; fewer only at the end of the file."""
+        if self._expected and offset >= self._size():
+            return await self._fetch(offset, length)  # only the server knows that it has not grown
         if not self._is_sequential(offset):
             self._window = 0
             self.discard()

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import errno
 import stat
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
+
+import trio
 
 from pysshfs.errors import FX_NO_SUCH_FILE, FilesystemError, RemoteStatusError
 from pysshfs.vfs import idmap
@@ -22,12 +25,20 @@ from pysshfs.vfs.sanity import PATH_MAX, FileAttributes, checked_attributes
 from pysshfs.vfs.writeback import WritebackPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from pysshfs.remotefs import Attributes, RemoteFS
     from pysshfs.reply import Reply
     from pysshfs.vfs.config import VfsConfig
     from pysshfs.vfs.inodes import Inode
+
+
+class _Fetch(NamedTuple):
+    """An LSTAT that is out: for which path, and the mutation counter when it was sent."""
+
+    path: bytes
+    sent_at: int
+    reply: Reply[Attributes]
 
 
 class Entry(NamedTuple):
@@ -56,7 +67,9 @@ class Tree:
         self.writebacks = WritebackPool(remote, config.write_buffer, config.write_delay)
         self.read_budget = ReadBudget(config.total_readahead)
         self.mutations = 0
-        self._fetching: dict[int, tuple[int, Reply[Attributes]]] = {}
+        self._fetching: dict[int, _Fetch] = {}
+        self._moving: list[Inode] = []
+        self._moved = trio.Event()
 
     # --- paths ------------------------------------------------------------------------------
 
@@ -74,6 +87,8 @@ class Tree:
         """This inode's attributes were changed through this mount, or are about to be."""
         self.mutations += 1
         inode.mutated_at = self.mutations
+        if inode.parent is not None:
+            inode.parent.child_mutated_at = self.mutations
         self.cache.drop_attributes(inode.number)
         self._fetching.pop(inode.number, None)
 
@@ -91,19 +106,62 @@ class Tree:
         else:
             number = self.inodes.number_for(parent, name)
             self.cache.drop_attributes(number)
+            self.inodes.forget_name(parent, name)
         self.cache.drop_listing(parent.number)
+
+    @contextmanager
+    def moving(self, inode: Inode | None) -> Iterator[None]:
+        """While a rename of this inode is under way its path is not certain."""
+        if inode is None:
+            yield
+            return
+        self._moving.append(inode)
+        try:
+            yield
+        finally:
+            self._moving.remove(inode)
+            self._moved.set()
+            self._moved = trio.Event()
+
+    async def has_moved(self, inode: Inode, path: bytes) -> bool:
+        """Whether what was not found under `path` is, or may be, somewhere else by now. Waits for
+        the renames that decide it."""
+        while any(above in self._moving for above in inode.ancestors()):
+            await self._moved.wait()
+        return inode.is_linked and inode.path() != path
 
     # --- attributes -------------------------------------------------------------------------
 
     def remember(self, inode: Inode, attributes: Attributes, sent_at: int) -> FileAttributes:
         """Check and translate what the server said of `inode` in reply to a request sent when
-        `mutations` was `sent_at`; cache it if that is still current."""
+        `mutations` was `sent_at`; cache it if that is still current.
+
+        Raises ESTALE when it is of another type: that is another file, hence another inode, and
+        this one has lost its name.
+        """
         known = idmap.to_local(self.config, checked_attributes(attributes))
-        inode.kind = stat.S_IFMT(known.mode)
+        kind = stat.S_IFMT(known.mode)
+        if inode.kind not in (None, kind):
+            if inode.parent is not None:
+                self.vanish(inode.parent, inode.name)
+            raise FilesystemError(errno.ESTALE, f"{inode!r} became another type of file")
+        inode.kind = kind
         if inode.mutated_at <= sent_at:
             inode.known_size = known.size
             self.cache.store_attributes(inode.number, known)
         return known
+
+    def adopt(
+        self, parent: Inode, name: bytes, attributes: Attributes, sent_at: int
+    ) -> tuple[Inode, FileAttributes]:
+        """`remember` for what was found under a name, as the inode that is known there or, when
+        that was of another type, as a new one. Leaves none behind when the attributes are bad."""
+        kind = stat.S_IFMT(checked_attributes(attributes).mode)
+        known = self.inodes.child(parent, name)
+        if known is not None and known.kind not in (None, kind):
+            self.vanish(parent, name)
+        inode = self.inodes.intern(parent, name)
+        return inode, self.remember(inode, attributes, sent_at)
 
     async def attributes(self, inode: Inode) -> FileAttributes:
         """The attributes, at most the cache's lifetime old.
@@ -115,6 +173,10 @@ class Tree:
         if writeback is not None and not writeback.is_clean:
             await writeback.drain()
             self.changed(inode)
+            attributes = await self.fetch_attributes(inode)
+            if writeback.end > attributes.size:  # somebody went on writing
+                attributes = attributes._replace(size=writeback.end)
+            return attributes
         cached = self.cache.attributes(inode.number)
         if cached is not None:
             return cached.attributes
@@ -124,27 +186,29 @@ class Tree:
         """Ask the server now; a request of the same kind that is already out is shared."""
         if not inode.is_linked:
             return await self._fetch_by_handle(inode)
-        shared = self._fetching.get(inode.number)
-        if shared is None:
-            parent = inode.parent
-            reply = self.remote.lstat(inode.path())
-            shared = self._fetching[inode.number] = (self.mutations, reply)
-            reply.add_callback(lambda _: self._fetched(inode.number, reply))
-        else:
-            parent = inode.parent
-        sent_at, reply = shared
-        try:
-            attributes = await reply.wait()
-        except RemoteStatusError as error:
-            # Only if it still stands where it was looked for: it may have been renamed meanwhile.
-            if is_missing(error) and parent is not None and inode.parent is parent:
-                self.vanish(parent, inode.name)
-            raise
-        return self.remember(inode, attributes, sent_at)
+        while True:
+            fetch = self._fetching.get(inode.number)
+            if fetch is None:
+                path = inode.path()
+                fetch = _Fetch(path, self.mutations, self.remote.lstat(path))
+                self._fetching[inode.number] = fetch
+                fetch.reply.add_callback(lambda reply: self._fetched(inode.number, reply))
+            try:
+                attributes = await fetch.reply.wait()
+            except RemoteStatusError as error:
+                if not is_missing(error):
+                    raise
+                if await self.has_moved(inode, fetch.path):
+                    continue
+                # Unless it was found missing, and even made anew, by others meanwhile.
+                if inode.parent is not None and inode.mutated_at <= fetch.sent_at:
+                    self.vanish(inode.parent, inode.name)
+                raise
+            return self.remember(inode, attributes, fetch.sent_at)
 
     def _fetched(self, number: int, reply: Reply[Attributes]) -> None:
-        current = self._fetching.get(number)
-        if current is not None and current[1] is reply:
+        fetch = self._fetching.get(number)
+        if fetch is not None and fetch.reply is reply:
             del self._fetching[number]
 
     async def _fetch_by_handle(self, inode: Inode) -> FileAttributes:

@@ -12,6 +12,9 @@ waits, first come first served, and can be interrupted there: nothing of its dat
 Errors are sticky: a WRITE's failure is kept with a sequence number, and each open file reports it
 once, at its next write, fsync or close.
 
+Whoever drains waits for what was written before, not for what comes meanwhile: a file that
+somebody writes without a pause can still be looked at, read and closed.
+
 Touched by: the tasks of write, flush, fsync and read requests, and the pool's task. Suspends only
 in `reserve` and `drain`.
 """
@@ -27,6 +30,8 @@ import trio
 from pysshfs.errors import ConnectionLostError, FilesystemError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pysshfs.remotefs import RemoteFS, RemoteHandle
     from pysshfs.reply import Reply
 
@@ -58,6 +63,11 @@ class WritebackPool:
     def unacknowledged(self) -> int:
         """Bytes accepted from programs and not yet acknowledged by the server."""
         return self._held
+
+    @property
+    def is_contended(self) -> bool:
+        """Whether somebody waits for room, which only acknowledgements make."""
+        return bool(self._waiters)
 
     async def reserve(self, count: int) -> None:
         """Wait until `count` bytes fit into the budget, and take them."""
@@ -118,16 +128,26 @@ class WritebackPool:
 
 
 class Writeback:
-    """One file's unacknowledged data, in the order in which it was written."""
+    """One file's unacknowledged data, in the order in which it was written.
 
-    def __init__(self, pool: WritebackPool) -> None:
+    `on_clean` is called when the last of it is acknowledged. `appending` is held from the question
+    where the file ends until the data that goes there is taken.
+    """
+
+    def __init__(self, pool: WritebackPool, on_clean: Callable[[], None]) -> None:
+        self.appending = trio.Lock()
+        # Where the file ends, by the last append; 0 when that is not known or all is acknowledged.
+        # Data on its way need not lie at the end.
+        self.appended_to = 0
         self._pool = pool
+        self._on_clean = on_clean
         self._tail = bytearray()
         self._tail_offset = 0
         self._tail_handle: RemoteHandle | None = None
         self._sent: dict[int, WriteRecord] = {}
         self._next_record = 0
-        self._drained: trio.Event | None = None
+        # Who drains, each with the serial of the first record that it does not wait for.
+        self._drains: list[tuple[int, trio.Event]] = []
         self._error: FilesystemError | None = None
         self.error_sequence = 0
 
@@ -149,6 +169,8 @@ class Writeback:
         """Take all of `data`, or, when cancelled while the buffer is full, nothing of it."""
         await self._pool.reserve(len(data))
         self._append(handle, offset, memoryview(data))
+        if self._pool.is_contended:
+            self.push()
 
     def _append(self, handle: RemoteHandle, offset: int, data: memoryview) -> None:
         largest = self._pool.max_write
@@ -191,9 +213,19 @@ class Writeback:
         if reply.error is not None:
             self._fail(record, reply.error)
         self._pool.release(len(record.data))
-        if self.is_clean and self._drained is not None:
-            self._drained.set()
-            self._drained = None
+        if self.is_clean:
+            self.appended_to = 0
+            self._on_clean()
+        oldest = self._oldest
+        for end, drained in self._drains:
+            if end <= oldest:
+                drained.set()
+        self._drains = [drain for drain in self._drains if drain[0] > oldest]
+
+    @property
+    def _oldest(self) -> int:
+        """The serial of the oldest record that is not acknowledged, or of the next one."""
+        return next(iter(self._sent), self._next_record)
 
     def _fail(self, record: WriteRecord, error: BaseException) -> None:
         if not isinstance(error, FilesystemError):
@@ -209,16 +241,25 @@ class Writeback:
     # --- waiting and reporting --------------------------------------------------------------
 
     async def drain(self) -> None:
-        """Send everything and wait for the server's word on all of it; errors are kept."""
-        self.push()
-        while not self.is_clean:
-            if self._drained is None:
-                self._drained = trio.Event()
-            await self._drained.wait()
-            self.push()  # others may have written meanwhile
+        """Send everything and wait for the server's word on it; errors are kept.
 
-    def raise_error(self, seen: int) -> int:
-        """Raise the last error unless the caller has `seen` it; returns what is seen now."""
+        What others wrote meanwhile has been sent when this returns, too, so that a request sent
+        now is carried out after it, but it may be unacknowledged.
+        """
+        self.push()
+        end = self._next_record
+        if self._oldest < end:
+            drained = trio.Event()
+            entry = (end, drained)
+            self._drains.append(entry)
+            try:
+                await drained.wait()
+            finally:
+                if entry in self._drains:
+                    self._drains.remove(entry)
+            self.push()
+
+    def raise_error(self, seen: int) -> None:
+        """Raise the last error unless the caller has `seen` it (an `error_sequence`)."""
         if self._error is not None and self.error_sequence > seen:
             raise self._error.with_traceback(None)
-        return self.error_sequence

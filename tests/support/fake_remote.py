@@ -1,0 +1,456 @@
+"""`FakeRemote`: a server without a network, with the answers that OpenSSH's sftp-server gives.
+
+A request is carried out the moment it is sent, in order, on a `MemoryTree`; what can be delayed is
+the reply. Replies come in order out of one task, `latency` seconds of trio's time after their
+request, and never at once: whoever waits is suspended, as with a real server. All replies that are
+due arrive together, before any task that waited for one of them runs on.
+
+For tests: `hold` and `release` make a silent server of it, `drop_connection` a dead one,
+`fail_next` has one request refused. `calls` is the log of requests, `in_flight` counts those
+without a reply, `open_handles` the handles that were not closed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import defaultdict, deque
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+
+import trio
+
+from pysshfs.errors import (
+    FX_BAD_MESSAGE,
+    FX_FAILURE,
+    FX_NO_SUCH_FILE,
+    FX_OP_UNSUPPORTED,
+    FX_PERMISSION_DENIED,
+    ConnectionLostError,
+    FilesystemError,
+    RemoteStatusError,
+    StaleHandleError,
+    UnsupportedError,
+)
+from pysshfs.remotefs import (
+    AttributeChange,
+    Attributes,
+    Capabilities,
+    DirectoryEntry,
+    FilesystemStatistics,
+    OpenMode,
+    RemoteHandle,
+)
+from pysshfs.reply import Reply
+from tests.support.memory_tree import MemoryTree, Node, fail
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+T = TypeVar("T")
+
+# How sftp-server words an errno (sftp-server.c, errno_to_portable); all others are FAILURE.
+_STATUS: Final = {
+    errno.ENOENT: FX_NO_SUCH_FILE,
+    errno.ENOTDIR: FX_NO_SUCH_FILE,
+    errno.EBADF: FX_NO_SUCH_FILE,
+    errno.ELOOP: FX_NO_SUCH_FILE,
+    errno.EPERM: FX_PERMISSION_DENIED,
+    errno.EACCES: FX_PERMISSION_DENIED,
+    errno.EINVAL: FX_BAD_MESSAGE,
+    errno.ENAMETOOLONG: FX_BAD_MESSAGE,
+    errno.ENOSYS: FX_OP_UNSUPPORTED,
+}
+
+OPENSSH: Final = Capabilities(
+    max_read=261_120,
+    max_write=261_120,
+    posix_rename=True,
+    hardlink=True,
+    fsync=True,
+    lsetstat=True,
+    statvfs=True,
+)
+ROOMY: Final = FilesystemStatistics(4096, 4096, 1000, 500, 500, 1000, 500, 500, 255)
+
+
+class _Handle:
+    """An open file, or an open directory with what is left of its listing."""
+
+    def __init__(self, path: bytes, node: Node, mode: OpenMode) -> None:
+        self.path = path
+        self.node = node
+        self.mode = mode
+        self.listing: list[DirectoryEntry] = []
+        self.listed = 0
+
+
+class _Answer(NamedTuple):
+    """A reply that is on its way: when it arrives, and what makes it arrive."""
+
+    due: float
+    deliver: Callable[[], None]
+    lose: Callable[[ConnectionLostError], None]
+
+
+def attributes_of(node: Node) -> Attributes:
+    return Attributes(node.mode, node.size, node.uid, node.gid, node.atime, node.mtime)
+
+
+class FakeRemote:
+    """The server; made by `serve`, which runs the task that delivers replies."""
+
+    def __init__(self, tree: MemoryTree, capabilities: Capabilities, latency: float) -> None:
+        self.tree = tree
+        self.capabilities = capabilities
+        self.latency = latency
+        self.short_reads: int | None = None  # the most bytes that a READ gives
+        self.batch = 100  # the most names that a READDIR gives
+        self.statistics = ROOMY
+        self.strange_entries: list[DirectoryEntry] = []  # put into every listing, unchecked
+        self.overridden: dict[bytes, Attributes] = {}  # what lstat says of a path, whatever is true
+        self.calls: list[tuple[str, ...]] = []
+        self.most_in_flight = 0
+        self._handles: dict[bytes, _Handle] = {}
+        self._next_token = 0
+        self._failures: defaultdict[str, deque[FilesystemError]] = defaultdict(deque)
+        self._answers: deque[_Answer] = deque()
+        self._activity = trio.Event()
+        self._held = False
+        self._lost: ConnectionLostError | None = None
+
+    @classmethod
+    @asynccontextmanager
+    async def serve(
+        cls,
+        tree: MemoryTree | None = None,
+        capabilities: Capabilities = OPENSSH,
+        latency: float = 0.0,
+    ) -> AsyncIterator[FakeRemote]:
+        remote = cls(tree or MemoryTree(), capabilities, latency)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(remote._deliver)
+            yield remote
+            nursery.cancel_scope.cancel()
+
+    # --- what tests turn and look at ----------------------------------------------------------
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._answers)
+
+    @property
+    def open_handles(self) -> list[str]:
+        """The paths of what is open on the server."""
+        return [os.fsdecode(handle.path) for handle in self._handles.values()]
+
+    def count(self, method: str) -> int:
+        return sum(call[0] == method for call in self.calls)
+
+    def hold(self) -> None:
+        """Keep all replies back."""
+        self._held = True
+
+    def release(self) -> None:
+        """Deliver what was held, and from now on everything in its time."""
+        self._held = False
+        self._activity.set()
+
+    def fail_next(self, method: str, error: FilesystemError, times: int = 1) -> None:
+        """Refuse the next request (or `times` of them) of this method; it changes nothing."""
+        self._failures[method].extend([error] * times)
+
+    def drop_connection(self) -> None:
+        """Everything pending and everything later fails; the server closes what was open."""
+        self._lost = ConnectionLostError()
+        self._handles.clear()
+        answers, self._answers = self._answers, deque()
+        for answer in answers:
+            answer.lose(self._lost)
+
+    # --- requests and replies -----------------------------------------------------------------
+
+    async def _deliver(self) -> None:
+        while True:
+            if self._held or not self._answers:
+                self._activity = trio.Event()
+                await self._activity.wait()
+                continue
+            # The checkpoint keeps a reply from arriving in the turn of the task that asked.
+            await trio.sleep_until(self._answers[0].due if self._answers else 0)
+            while not self._held and self._answers:
+                if self._answers[0].due > trio.current_time():
+                    break
+                self._answers.popleft().deliver()
+
+    def _request(
+        self,
+        work: Callable[[], T],
+        method: str,
+        *fields: str,
+        unless_wanted: Callable[[T], None] | None = None,
+    ) -> Reply[T]:
+        """Carry out `work` now and answer in time. `unless_wanted` undoes it when the reply was
+        abandoned."""
+        self.calls.append((method, *fields))
+        if self._lost is not None:
+            return Reply.failed(self._lost)
+        abandoned = False
+
+        def abandon() -> None:
+            nonlocal abandoned
+            abandoned = True
+
+        reply: Reply[T] = Reply(abandon)
+        failures = self._failures[method]
+        try:
+            if failures:
+                raise failures.popleft()
+            result = work()
+        except OSError as error:
+            number = error.errno or errno.EIO
+            failure = RemoteStatusError(_STATUS.get(number, FX_FAILURE), str(error))
+            self._answer(lambda: reply.set_error(failure), reply)
+        except FilesystemError as error:
+            refused = error
+            self._answer(lambda: reply.set_error(refused), reply)
+        else:
+
+            def deliver() -> None:
+                if abandoned and unless_wanted is not None:
+                    unless_wanted(result)
+                reply.set_result(result)
+
+            self._answer(deliver, reply)
+        return reply
+
+    def _answer(self, deliver: Callable[[], None], reply: Reply[T]) -> None:
+        due = trio.current_time() + self.latency
+        self._answers.append(_Answer(due, deliver, reply.set_error))
+        self.most_in_flight = max(self.most_in_flight, len(self._answers))
+        self._activity.set()
+
+    def _on_path(self, work: Callable[[], T], method: str, *paths: bytes) -> Reply[T]:
+        for path in paths:
+            if path.startswith(b"/") or path.endswith(b"/"):
+                raise AssertionError(f"{path!r} is not a path of RemoteFS")
+        return self._request(work, method, *map(os.fsdecode, paths))
+
+    def _on_handle(
+        self, work: Callable[[_Handle], T], method: str, handle: RemoteHandle, *fields: int
+    ) -> Reply[T]:
+        if handle.generation != 1:
+            return Reply.failed(StaleHandleError())
+        known = self._handles.get(handle.token)
+        path = os.fsdecode(known.path) if known is not None else "?"
+
+        def on_known() -> T:
+            if known is None:
+                raise fail(errno.EIO)  # sftp-server answers FAILURE for a handle it does not have
+            return work(known)
+
+        return self._request(on_known, method, path, *map(str, fields))
+
+    # --- attributes -------------------------------------------------------------------------
+
+    def lstat(self, path: bytes) -> Reply[Attributes]:
+        return self._on_path(
+            lambda: self.overridden.get(path) or attributes_of(self.tree.find(path)),
+            "lstat",
+            path,
+        )
+
+    def stat(self, path: bytes) -> Reply[Attributes]:
+        return self._on_path(lambda: attributes_of(self.tree.find(path, True)), "stat", path)
+
+    def fstat(self, handle: RemoteHandle) -> Reply[Attributes]:
+        return self._on_handle(lambda known: attributes_of(known.node), "fstat", handle)
+
+    def setstat(self, path: bytes, change: AttributeChange) -> Reply[None]:
+        self._check_pairs(change)
+        return self._on_path(
+            lambda: self._change(self.tree.find(path, True), change), "setstat", path
+        )
+
+    def lsetstat(self, path: bytes, change: AttributeChange) -> Reply[None]:
+        if not self.capabilities.lsetstat:
+            return Reply.failed(UnsupportedError("no lsetstat"))
+        self._check_pairs(change)
+        return self._on_path(lambda: self._change(self.tree.find(path), change), "lsetstat", path)
+
+    def fsetstat(self, handle: RemoteHandle, change: AttributeChange) -> Reply[None]:
+        self._check_pairs(change)
+
+        def work(known: _Handle) -> None:
+            if change.size is not None and OpenMode.WRITE not in known.mode:
+                raise fail(errno.EINVAL)
+            self._change(known.node, change)
+
+        return self._on_handle(work, "fsetstat", handle)
+
+    @staticmethod
+    def _check_pairs(change: AttributeChange) -> None:
+        """The wire has no room for half a pair."""
+        if (change.uid is None) != (change.gid is None):
+            raise ValueError("owner and group travel together")
+        if (change.atime is None) != (change.mtime is None):
+            raise ValueError("the two times travel together")
+
+    def _change(self, node: Node, change: AttributeChange) -> None:
+        if change.size is not None:
+            self.tree.truncate(node, change.size)
+        if change.mode is not None:
+            node.mode = stat.S_IFMT(node.mode) | change.mode & 0o7777
+        if change.atime is not None and change.mtime is not None:
+            node.atime, node.mtime = change.atime, change.mtime
+        if change.uid is not None and change.gid is not None:
+            node.uid, node.gid = change.uid, change.gid
+
+    def statvfs(self, path: bytes) -> Reply[FilesystemStatistics]:
+        if not self.capabilities.statvfs:
+            return Reply.failed(UnsupportedError("no statvfs"))
+
+        def work() -> FilesystemStatistics:
+            self.tree.find(path, True)
+            return self.statistics
+
+        return self._on_path(work, "statvfs", path)
+
+    # --- files ------------------------------------------------------------------------------
+
+    def open(self, path: bytes, mode: OpenMode, permissions: int = 0o666) -> Reply[RemoteHandle]:
+        def work() -> RemoteHandle:
+            if OpenMode.CREATE in mode:
+                node = self.tree.create(path, permissions, OpenMode.EXCLUSIVE in mode)
+            else:
+                node = self.tree.find(path, True)
+            if node.is_directory and OpenMode.WRITE in mode:
+                raise fail(errno.EISDIR)
+            if OpenMode.TRUNCATE in mode:
+                self.tree.truncate(node, 0)
+            return self._new_handle(_Handle(path, node, mode))
+
+        flags = "|".join(flag.name or "" for flag in mode)
+        return self._request(
+            work, "open", os.fsdecode(path), flags, unless_wanted=self._close_unwanted
+        )
+
+    def _new_handle(self, handle: _Handle) -> RemoteHandle:
+        token = b"%08d" % self._next_token
+        self._next_token += 1
+        self._handles[token] = handle
+        return RemoteHandle(token, 1)
+
+    def _close_unwanted(self, handle: RemoteHandle) -> None:
+        del self._handles[handle.token]
+
+    def close(self, handle: RemoteHandle) -> Reply[None]:
+        def work(_: _Handle) -> None:
+            del self._handles[handle.token]
+
+        return self._on_handle(work, "close", handle)
+
+    def read(self, handle: RemoteHandle, offset: int, length: int) -> Reply[bytes]:
+        if not 0 < length <= self.capabilities.max_read:
+            raise AssertionError(f"a READ of {length} bytes")
+
+        def work(known: _Handle) -> bytes:
+            if known.node.is_directory:
+                raise fail(errno.EISDIR)
+            if OpenMode.READ not in known.mode:
+                raise fail(errno.EBADF)
+            most = length if self.short_reads is None else min(length, self.short_reads)
+            return bytes(known.node.data[offset : offset + most])
+
+        return self._on_handle(work, "read", handle, offset, length)
+
+    def write(
+        self, handle: RemoteHandle, offset: int, data: bytes | bytearray | memoryview
+    ) -> Reply[None]:
+        if not 0 < len(data) <= self.capabilities.max_write:
+            raise AssertionError(f"a WRITE of {len(data)} bytes")
+        copy = bytes(data)
+
+        def work(known: _Handle) -> None:
+            if OpenMode.WRITE not in known.mode:
+                raise fail(errno.EBADF)
+            self.tree.write(known.node, offset, copy)
+
+        return self._on_handle(work, "write", handle, offset, len(copy))
+
+    def fsync(self, handle: RemoteHandle) -> Reply[None]:
+        if not self.capabilities.fsync:
+            return Reply.failed(UnsupportedError("no fsync"))
+        return self._on_handle(lambda _: None, "fsync", handle)
+
+    # --- directories and names ----------------------------------------------------------------
+
+    def opendir(self, path: bytes) -> Reply[RemoteHandle]:
+        def work() -> RemoteHandle:
+            node = self.tree.find(path, True)
+            if not node.is_directory:
+                raise fail(errno.ENOTDIR)
+            handle = _Handle(path, node, OpenMode.READ)
+            dots = [DirectoryEntry(name, attributes_of(node)) for name in (b".", b"..")]
+            found = [DirectoryEntry(n, attributes_of(c)) for n, c in node.children.items()]
+            handle.listing = dots + self.strange_entries + found
+            return self._new_handle(handle)
+
+        return self._request(
+            work, "opendir", os.fsdecode(path), unless_wanted=self._close_unwanted
+        )
+
+    def readdir(self, handle: RemoteHandle) -> Reply[list[DirectoryEntry] | None]:
+        def work(known: _Handle) -> list[DirectoryEntry] | None:
+            entries = known.listing[known.listed : known.listed + self.batch]
+            known.listed += len(entries)
+            return entries or None
+
+        return self._on_handle(work, "readdir", handle)
+
+    def readlink(self, path: bytes) -> Reply[bytes]:
+        def work() -> bytes:
+            node = self.tree.find(path)
+            if not node.is_symlink:
+                raise fail(errno.EINVAL)
+            return node.target
+
+        return self._on_path(work, "readlink", path)
+
+    def symlink(self, target: bytes, path: bytes) -> Reply[None]:
+        def work() -> None:
+            self.tree.symlink(target, path)
+
+        return self._on_path(work, "symlink", path)
+
+    def link(self, existing: bytes, path: bytes) -> Reply[None]:
+        if not self.capabilities.hardlink:
+            return Reply.failed(UnsupportedError("no hardlink"))
+        return self._on_path(lambda: self.tree.link(existing, path), "link", existing, path)
+
+    def mkdir(self, path: bytes, permissions: int) -> Reply[None]:
+        def work() -> None:
+            self.tree.mkdir(path, permissions)
+
+        return self._on_path(work, "mkdir", path)
+
+    def rmdir(self, path: bytes) -> Reply[None]:
+        return self._on_path(lambda: self.tree.rmdir(path), "rmdir", path)
+
+    def remove(self, path: bytes) -> Reply[None]:
+        return self._on_path(lambda: self.tree.remove(path), "remove", path)
+
+    def rename(self, old: bytes, new: bytes) -> Reply[None]:
+        def work() -> None:
+            self.tree.find(old)
+            if self.tree.exists(new):
+                raise fail(errno.EEXIST)
+            self.tree.rename(old, new)
+
+        return self._on_path(work, "rename", old, new)
+
+    def posix_rename(self, old: bytes, new: bytes) -> Reply[None]:
+        if not self.capabilities.posix_rename:
+            return Reply.failed(UnsupportedError("no posix-rename"))
+        return self._on_path(lambda: self.tree.rename(old, new), "posix_rename", old, new)
