@@ -34,7 +34,7 @@ STATUS_ERRNO: Final[dict[int, int]] = {
     FX_NO_SUCH_FILE: errno.ENOENT,
     FX_PERMISSION_DENIED: errno.EACCES,
     FX_FAILURE: errno.EIO,
-    FX_BAD_MESSAGE: errno.EBADMSG,
+    FX_BAD_MESSAGE: errno.EINVAL,  # what OpenSSH sends for EINVAL and ENAMETOOLONG
     FX_NO_CONNECTION: errno.EIO,
     FX_CONNECTION_LOST: errno.EIO,
     FX_OP_UNSUPPORTED: errno.EOPNOTSUPP,

@@ -140,7 +140,7 @@ class Operations(pyfuse3.Operations):
         change = change_of(attr, fields)
         if change == AttributeChange():
             return kernel_entry(await self._fs.getattr(inode))
-        return kernel_entry(await self._fs.setattr(inode, change))
+        return kernel_entry(await self._fs.setattr(inode, change, fh))
 
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
         return await self._fs.readlink(inode)

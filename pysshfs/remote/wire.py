@@ -252,9 +252,10 @@ def parse_statvfs(reader: Reader) -> FilesystemStatistics:
 
 def parse_extensions(reader: Reader, most: int) -> Iterator[tuple[bytes, bytes]]:
     """The name and data pairs of a VERSION reply, at most `most` of them."""
-    for _ in range(most):
-        if reader.at_end:
-            return
+    count = 0
+    while not reader.at_end:
+        count += 1
+        if count > most:
+            raise ProtocolError(f"more than {most} extensions")
         name = reader.string()
         yield name, reader.string()
-    raise ProtocolError(f"more than {most} extensions")

@@ -37,6 +37,13 @@ async def exists(remote: RemoteFS, path: bytes, error: FilesystemError) -> Files
     return await space(remote, path, error)
 
 
+async def linking(remote: RemoteFS, path: bytes, error: FilesystemError) -> FilesystemError:
+    """For link: the name is taken, or, likeliest otherwise, it lies on another filesystem of the
+    server. Programs copy when they see EXDEV."""
+    known = await exists(remote, path, error)
+    return FilesystemError(errno.EXDEV) if known is error and is_failure(error) else known
+
+
 async def space(remote: RemoteFS, path: bytes, error: FilesystemError) -> FilesystemError:
     """For calls that need room: a filesystem without a free block is full. Quotas cannot be told
     from other failures; they stay EIO."""

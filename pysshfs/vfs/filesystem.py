@@ -17,6 +17,7 @@ from pysshfs.vfs.directories import DirectoryStream, ListReply
 from pysshfs.vfs.files import Files
 from pysshfs.vfs.inodes import ROOT_NUMBER
 from pysshfs.vfs.namespace import Namespace
+from pysshfs.vfs.sanity import checked_statistics
 from pysshfs.vfs.tree import Entry, Tree
 
 if TYPE_CHECKING:
@@ -119,9 +120,13 @@ class Filesystem:
         inode = self.tree.inodes.get(number)
         return self.tree.entry(inode, await self.tree.attributes(inode))
 
-    async def setattr(self, number: int, change: AttributeChange) -> Entry:
+    async def setattr(
+        self, number: int, change: AttributeChange, fh: int | None = None
+    ) -> Entry:
+        """`fh`: the caller changes a file that it has open (ftruncate, fchmod, futimens)."""
         inode = self.tree.inodes.get(number)
-        return self.tree.entry(inode, await self._namespace.setattr(inode, change))
+        file = self._open_files.get(fh) if fh is not None else None
+        return self.tree.entry(inode, await self._namespace.setattr(inode, change, file))
 
     async def readlink(self, number: int) -> bytes:
         return await self._namespace.readlink(self.tree.inodes.get(number))
@@ -171,7 +176,7 @@ class Filesystem:
     async def statfs(self) -> FilesystemStatistics:
         """The server's numbers; without the extension, ones that stop no program."""
         try:
-            return await self.tree.remote.statvfs(b"")
+            return checked_statistics(await self.tree.remote.statvfs(b""))
         except UnsupportedError:
             blocks = 1 << 31  # of 4 KiB: 8 TiB, all free
             return FilesystemStatistics(

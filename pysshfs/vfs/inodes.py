@@ -17,6 +17,7 @@ Owned by the `Tree`; plain synchronous code, safe between awaits.
 from __future__ import annotations
 
 import errno
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from pysshfs.errors import FilesystemError
@@ -221,6 +222,18 @@ class InodeTable:
         if inode is not None:
             inode.lookups = max(inode.lookups - count, 1 if inode is self.root else 0)
             self.drop_unused(inode)
+
+    @contextmanager
+    def kept(self, inode: Inode) -> Iterator[None]:
+        """Keep an inode that the kernel does not know yet while something is awaited. Whoever
+        gets it afterwards counts the lookup; an exception gives it up."""
+        inode.lookups += 1
+        try:
+            yield
+        except BaseException:
+            self.forget(inode.number, 1)
+            raise
+        inode.lookups -= 1
 
     def drop_unused(self, inode: Inode) -> None:
         """Leave out what nothing refers to, and its ancestors that were kept for it only."""

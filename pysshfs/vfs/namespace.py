@@ -14,18 +14,22 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from pysshfs.errors import FilesystemError, RemoteStatusError, UnsupportedError
-from pysshfs.remotefs import AttributeChange, OpenMode
+from pysshfs.remotefs import AttributeChange, OpenMode, RemoteHandle
 from pysshfs.vfs import diagnose, idmap
 from pysshfs.vfs.sanity import NAME_MAX, FileAttributes, checked_link_target
 from pysshfs.vfs.tree import is_missing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
+    from pysshfs.remotefs import RemoteFS
     from pysshfs.reply import Reply
     from pysshfs.vfs.directories import DirectoryStream
+    from pysshfs.vfs.files import OpenFile
     from pysshfs.vfs.inodes import Inode
     from pysshfs.vfs.tree import Tree
+
+    Diagnosis = Callable[[RemoteFS, bytes, FilesystemError], Awaitable[FilesystemError]]
 
 log = logging.getLogger(__name__)
 
@@ -131,14 +135,12 @@ class Namespace:
         if attributes.mode & 0o777 == wanted & ~mask:
             return attributes
         change = AttributeChange(mode=(attributes.mode & 0o7000) | wanted)
-        inode.lookups += 1  # keeps it while we wait
-        try:
-            return await self._change(inode, path, change, None)
-        except RemoteStatusError as error:
-            log.info("the mode of %r stays %o: %s", inode, attributes.mode & 0o7777, error)
-            return attributes
-        finally:
-            self._tree.inodes.forget(inode.number, 1)
+        with self._tree.inodes.kept(inode):
+            try:
+                return await self._change(inode, path, change)
+            except RemoteStatusError as error:
+                log.info("the mode of %r stays %o: %s", inode, attributes.mode & 0o7777, error)
+                return attributes
 
     async def symlink(
         self, parent: Inode, name: bytes, target: bytes
@@ -157,7 +159,8 @@ class Namespace:
         if inode.writeback is not None:
             await inode.writeback.drain()
         path = self._about_to_make(parent, name)
-        return await self._made(parent, name, path, tree.remote.link(inode.path(), path))
+        making = tree.remote.link(inode.path(), path)
+        return await self._made(parent, name, path, making, diagnose.linking)
 
     async def mknod(
         self, parent: Inode, name: bytes, mode: int
@@ -196,7 +199,12 @@ class Namespace:
             tree.cache.drop_attributes(tree.inodes.number_for(parent, name))
 
     async def _made(
-        self, parent: Inode, name: bytes, path: bytes, making: Reply[None]
+        self,
+        parent: Inode,
+        name: bytes,
+        path: bytes,
+        making: Reply[None],
+        diagnosis: Diagnosis = diagnose.exists,
     ) -> tuple[Inode, FileAttributes]:
         tree = self._tree
         sent_at = tree.mutations
@@ -204,7 +212,7 @@ class Namespace:
         try:
             await making
         except FilesystemError as error:
-            raise await diagnose.exists(tree.remote, path, error) from None
+            raise await diagnosis(tree.remote, path, error) from None
         inode, attributes = tree.adopt(parent, name, await looking, sent_at)
         tree.cache.drop_absent(parent.number, name)
         tree.cache.drop_link(inode.number)
@@ -335,30 +343,25 @@ class Namespace:
 
     # --- attributes -------------------------------------------------------------------------
 
-    async def setattr(self, inode: Inode, change: AttributeChange) -> FileAttributes:
+    async def setattr(
+        self, inode: Inode, change: AttributeChange, file: OpenFile | None = None
+    ) -> FileAttributes:
         """Change what is given; of the pairs (owner, times) one half may be missing.
 
-        Data on its way is delivered first: it would move the times, and the size, again.
+        Goes by the open file if the caller has one, since that may write where the path may not,
+        or when there is no path any more. Data on its way is delivered first: it would move the
+        times, and the size, again.
         """
-        tree = self._tree
         if inode.writeback is not None:
             await inode.writeback.drain()
-        if not inode.is_linked and not inode.open_files:
-            raise FilesystemError(errno.ESTALE)
         change = await self._completed(inode, change)
-        path = inode.path() if inode.is_linked else None
         if change.size is not None:
-            for file in inode.open_files:
-                file.reader.discard()
-        if path is None:
-            if not inode.open_files:
-                raise FilesystemError(errno.ESTALE)
+            for reading in inode.open_files:
+                reading.reader.discard()
+        if file is None and not inode.is_linked and inode.open_files:
             # Only a handle that may write can set the size.
             file = max(inode.open_files, key=lambda file: file.writable)
-            tree.changed(inode)
-            await tree.remote.fsetstat(file.handle, change)
-            return await tree.fetch_attributes(inode)
-        return await self._change(inode, path, change, change.size)
+        return await self._change(inode, inode.path() if file is None else file.handle, change)
 
     async def _completed(self, inode: Inode, change: AttributeChange) -> AttributeChange:
         """SFTP sets owner and group, and the two times, in pairs only: the missing half is what
@@ -372,10 +375,10 @@ class Namespace:
             change = change._replace(gid=idmap.gid_to_remote(config, change.gid))
         if not half_owner and not half_times:
             return change
-        if inode.is_linked:
-            now = await self._tree.remote.lstat(inode.path())
-        else:
+        if inode.open_files:
             now = await self._tree.remote.fstat(inode.open_files[0].handle)
+        else:
+            now = await self._tree.remote.lstat(inode.path())
         if half_owner:
             uid = change.uid if change.uid is not None else now.uid
             gid = change.gid if change.gid is not None else now.gid
@@ -384,27 +387,32 @@ class Namespace:
             atime = change.atime if change.atime is not None else now.atime
             mtime = change.mtime if change.mtime is not None else now.mtime
             change = change._replace(atime=atime, mtime=mtime)
+        if (change.uid is None) != (change.gid is None) or (change.atime is None) != (
+            change.mtime is None
+        ):
+            raise UnsupportedError("the server does not say what the other half of the pair is")
         return change
 
     async def _change(
-        self, inode: Inode, path: bytes, change: AttributeChange, size: int | None
+        self, inode: Inode, target: bytes | RemoteHandle, change: AttributeChange
     ) -> FileAttributes:
-        tree = self._tree
+        """Change what stands under a path, or is open, and look at the result."""
+        tree, remote = self._tree, self._tree.remote
         tree.changed(inode)
         sent_at = tree.mutations
-        if inode.kind == stat.S_IFLNK:
-            changing = tree.remote.lsetstat(path, change)
+        if isinstance(target, RemoteHandle):
+            changing, looking = remote.fsetstat(target, change), remote.fstat(target)
+        elif inode.kind == stat.S_IFLNK:
+            changing, looking = remote.lsetstat(target, change), remote.lstat(target)
         else:
-            changing = tree.remote.setstat(path, change)
-        looking = tree.remote.lstat(path)
+            changing, looking = remote.setstat(target, change), remote.lstat(target)
         try:
             await changing
-        except UnsupportedError:
-            raise
-        except FilesystemError as error:
-            raise await diagnose.space(tree.remote, path, error) from None
-        if size is not None and inode.mutated_at <= sent_at:
-            inode.known_size = size
+        except RemoteStatusError as error:
+            path = target if isinstance(target, bytes) else b""
+            raise await diagnose.space(remote, path, error) from None
+        if change.size is not None and inode.mutated_at <= sent_at:
+            inode.known_size = change.size
         return tree.remember(inode, await looking, sent_at)
 
 

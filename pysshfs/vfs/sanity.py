@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from pysshfs.errors import UnsafeReplyError
 
 if TYPE_CHECKING:
-    from pysshfs.remotefs import Attributes
+    from pysshfs.remotefs import Attributes, FilesystemStatistics
 
 NAME_MAX: Final = 255  # bytes; the kernel's NAME_MAX, and FUSE's
 PATH_MAX: Final = 4096  # bytes; symlink targets and paths beyond are refused
@@ -66,6 +66,16 @@ def checked_attributes(attributes: Attributes) -> FileAttributes:
         _NOBODY if gid is None else gid,
         atime or 0,
         mtime or 0,
+    )
+
+
+def checked_statistics(statistics: FilesystemStatistics) -> FilesystemStatistics:
+    """Sizes that df can divide by, and names no longer than the kernel takes."""
+    block = statistics.block_size or statistics.fragment_size or 4096
+    return statistics._replace(
+        block_size=block,
+        fragment_size=statistics.fragment_size or block,
+        name_max=min(statistics.name_max or NAME_MAX, NAME_MAX),
     )
 
 

@@ -314,6 +314,33 @@ async def test_the_callers_mode_wins_over_the_servers_umask(server_umask: int) -
         assert node.attributes.mode & 0o777 == 0o664
 
 
+async def test_what_was_given_its_mode_is_known_under_the_number_told() -> None:
+    """The kernel goes on with the number from the reply, without looking the name up again."""
+    async with mounted(MemoryTree(0o077)) as mount:
+        directory = await mount.mkdir(b"d", 0o755)
+        node = await mount.fs.mknod(ROOT_NUMBER, b"n", stat.S_IFREG | 0o644)
+        for told in (directory, node):
+            assert (await mount.fs.getattr(told.number)).number == told.number
+        made_below = await mount.fs.mkdir(directory.number, b"e", 0o755)
+        assert mount.tree.find(b"d/e").mode & 0o777 == 0o755
+        assert (await mount.fs.getattr(made_below.number)).attributes.mode & 0o777 == 0o755
+
+
+async def test_an_open_file_is_truncated_by_its_handle() -> None:
+    """ftruncate may where truncate may not: the file is open for writing, its mode is read-only."""
+    async with mounted() as mount:
+        fh = await mount.create(b"f", 0o444)
+        await mount.fs.write(fh, 0, b"0123456789")
+        number = await mount.number(b"f")
+        before = mount.remote.count("setstat")
+        entry = await mount.fs.setattr(number, AttributeChange(size=4), fh)
+        assert entry.attributes.size == 4
+        assert mount.remote.count("setstat") == before
+        assert mount.remote.count("fsetstat") == 1
+        await mount.close(fh)
+        assert mount.tree.find(b"f").data == b"0123"
+
+
 async def test_an_inherited_setgid_bit_stays() -> None:
     tree = MemoryTree(0o022)
     tree.root.mode |= stat.S_ISGID
