@@ -285,10 +285,13 @@ class Demo:
 
     def _mount(self) -> None:
         assert self._served is not None
+        known_hosts = self._served.known_hosts
+        if " " in known_hosts:  # this keyword takes several files, with blanks between them
+            known_hosts = f'"{known_hosts}"'
         options = [
             f"port={self._served.port}",
             f"IdentityFile={self._served.client_key}",
-            f"UserKnownHostsFile={self._served.known_hosts}",
+            f"UserKnownHostsFile={known_hosts}",
             # Nothing of the user's own: no agent, no questions, no configuration file.
             "IdentitiesOnly=yes",
             "StrictHostKeyChecking=yes",
@@ -351,6 +354,9 @@ class Demo:
                 with self._signals.let_in():
                     while self._entry() is not None and not poller.poll(1000):
                         pass
+                # A dying server closes its connections, which ends the mount, before it is dead.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._server.wait(1)
             except Stopped:
                 self._signals.shut()
                 say("\nAsked to end.")

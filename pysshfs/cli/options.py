@@ -95,7 +95,6 @@ class Settings(NamedTuple):
     readahead: int = 8 << 20
     max_write_buffer: int = 16 << 20
     sshfs_sync: bool = False
-    follow_symlinks: bool = False
     disable_hardlink: bool = False
     idmap: Literal["none", "user"] = "none"
     uid: int | None = None
@@ -164,10 +163,8 @@ def _cache_time(part: str, what: str) -> Option:
 
 # fmt: off
 _OURS = (
-    _ours("reconnect", Kind.FLAG, "reconnect when the connection is lost", default=True,
-          default_note="always on"),
+    _ours("reconnect", Kind.FLAG, "accepted; a lost connection ends the mount", default=True),
     _ours("sshfs_sync", Kind.FLAG, "every write waits for the server"),
-    _ours("follow_symlinks", Kind.FLAG, "show what a remote symlink points to instead of the link"),
     _ours("disable_hardlink", Kind.FLAG, "refuse to make hard links"),
     _ours("idmap", Kind.CHOICE, "'user': the remote login's files belong to the mounting user",
           "TYPE", "none", choices=("none", "user")),

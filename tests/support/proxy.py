@@ -148,7 +148,8 @@ class End(asyncio.Protocol):
         self._incoming.hold()
 
     def resume_writing(self) -> None:
-        self._incoming.go_on()
+        # Not from inside the transport's own writing: closing it there would close it twice.
+        asyncio.get_running_loop().call_soon(self._incoming.go_on)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True

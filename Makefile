@@ -1,0 +1,47 @@
+# Shortcuts; `make` lists them.  scripts/demo and scripts/test do the same without make.
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+# What scripts/lib.sh offers, for a recipe of one line.
+LIB = set -eu; checkout='$(CURDIR)'; . scripts/lib.sh;
+IN_VENV = .venv/bin/python -m
+
+.PHONY: help demo test lint bench bench-quick install uninstall clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\): ## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: ## mount a folder from a local server, use it, unmount it
+	@scripts/demo
+
+test: ## ruff, mypy and pytest
+	@scripts/test
+
+lint: ## ruff and mypy only
+	@$(LIB) prepare test
+	$(IN_VENV) ruff check .
+	$(IN_VENV) mypy
+
+bench: ## time pysshfs against sshfs (many minutes)
+	@$(LIB) $(BENCH_NEEDS)
+	$(IN_VENV) bench
+
+bench-quick: ## the same with less work, once
+	@$(LIB) $(BENCH_NEEDS)
+	$(IN_VENV) bench --quick
+
+BENCH_NEEDS = need_tests; need_program sshfs sshfs 'to compare with'; \
+	need_program fio fio 'measures reads and writes'; prepare test; provide_sshd_directory
+
+install: ## install for all users: PREFIX=/usr/local DESTDIR=
+	@$(LIB) find_python; need_build; install_missing; check_build; \
+		install_program '$(PREFIX)' '$(DESTDIR)'
+
+uninstall: ## remove what `make install` installed, with the same PREFIX and DESTDIR
+	@$(LIB) uninstall_program '$(PREFIX)' '$(DESTDIR)'
+
+clean: ## remove .venv and everything else that was made in the checkout
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -f pysshfs/fuse/*.so
+	find pysshfs tests bench -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,43 @@
+"""The documents are contracts: every test that they name exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.procs import ROOT
+
+NAMED = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
+DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))
+
+
+def functions(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    return {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_named_test_exists(document: Path) -> None:
+    for file, function in NAMED.findall(document.read_text()):
+        path = ROOT / file
+        assert path.is_file(), f"{document.name} names {file}"
+        if function:
+            assert function in functions(path), f"{document.name} names {file}::{function}"
+
+
+def test_the_parts_of_the_contract_that_are_named_exist() -> None:
+    """Of `docs/semantics.md`: words in brackets that stand alone are parts of the contract."""
+    text = (ROOT / "docs" / "semantics.md").read_text()
+    in_brackets = "".join(re.findall(r"\(((?:`[^`]+`[,\s]*)+)\)", text))
+    named = set(re.findall(r"`([a-z_]+)`", in_brackets))
+    assert len(named) > 15
+    assert named <= functions(ROOT / "tests" / "mount" / "contract.py")
+
+
+def test_semantics_names_a_test_for_nearly_every_statement() -> None:
+    text = (ROOT / "docs" / "semantics.md").read_text()
+    assert len(NAMED.findall(text)) >= 12
