@@ -7,6 +7,7 @@
  * that can wait first notes what it is ("the current request") and registers an interrupt callback,
  * then calls pyfuse3's own. pyfuse3 makes the handler's coroutine inside that call and awaits it
  * right after, in the same task; so `current()` in the handler's first statement is this request.
+ * fuse_session_mount and fuse_session_receive_buf are defined likewise, for what is said there.
  *
  * Everything runs in the one thread that holds the GIL while pyfuse3 processes a request. The
  * interrupt callback is called with libfuse's request lock held: it may cancel, it must not reply.
@@ -17,6 +18,7 @@
 #define FUSE_USE_VERSION 35
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <fuse3/fuse_lowlevel.h>
 #include <stdint.h>
 #include <string.h>
@@ -235,6 +237,7 @@ typedef struct fuse_session *(*new_versioned_function)(struct fuse_args *,
                                                        const struct fuse_lowlevel_ops *, size_t,
                                                        void *, void *);
 typedef int (*mount_function)(struct fuse_session *, const char *);
+typedef int (*receive_function)(struct fuse_session *, struct fuse_buf *);
 
 /* The C names differ from the symbols: the headers of libfuse 3.17 make fuse_session_new a macro. */
 EXPORT struct fuse_session *exported_new(struct fuse_args *args,
@@ -246,6 +249,8 @@ EXPORT struct fuse_session *exported_new_versioned(struct fuse_args *args,
     __asm__("fuse_session_new_versioned");
 EXPORT int exported_mount(struct fuse_session *se, const char *mountpoint)
     __asm__("fuse_session_mount");
+EXPORT int exported_receive_buf(struct fuse_session *se, struct fuse_buf *buf)
+    __asm__("fuse_session_receive_buf");
 
 /* pyfuse3 takes ASCII only for mount options; a source may hold any bytes. */
 static void add_mount_options(struct fuse_args *args)
@@ -283,7 +288,25 @@ int exported_mount(struct fuse_session *se, const char *mountpoint)
     if (result == 0 && fuse_version() <= 316)
         result = fuse_session_custom_io(se, &plain_io, fuse_session_fd(se));
 #endif
+    if (result == 0) {
+        int fd = fuse_session_fd(se);
+        int flags = fcntl(fd, F_GETFL);
+        if (flags == -1 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) == -1)
+            perror("pysshfs: /dev/fuse");
+    }
     return result;
+}
+
+/* The request that made the device readable can be gone when it is read: its program was killed, or
+ * an INTERRUPT was overtaken by the reply. A read that waited then would stop the whole daemon until
+ * the next request. pyfuse3 repeats for EINTR, and only for that. */
+int exported_receive_buf(struct fuse_session *se, struct fuse_buf *buf)
+{
+    static receive_function real;
+    if (real == NULL)
+        real = (receive_function)next_symbol("fuse_session_receive_buf");
+    int result = real(se, buf);
+    return result == -EAGAIN ? -EINTR : result;
 }
 
 /* ---- the module ----------------------------------------------------------------------------- */

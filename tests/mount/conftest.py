@@ -1,0 +1,71 @@
+"""Servers, mounts and places on them for the tests of this package."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.mount.places import Place, ServerUnderTest, SharedMount
+from tests.support.sshd import SFTP_SERVER, Sshd
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+_OUTCOME = pytest.StashKey[pytest.TestReport]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keep the outcome of a test's own part where fixtures find it."""
+    report = yield
+    if report.when == "call":
+        item.stash[_OUTCOME] = report
+    return report
+
+
+@pytest.fixture(scope="session")
+def openssh() -> Iterator[Sshd]:
+    """OpenSSH's server with its sftp-server as a program of its own."""
+    with Sshd(sftp=SFTP_SERVER) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shared_mount(request: pytest.FixtureRequest, openssh: Sshd) -> Iterator[SharedMount]:
+    """A mount on OpenSSH, or on the server that the test's parameter names."""
+    server = ServerUnderTest(getattr(request, "param", "openssh"), openssh)
+    try:
+        shared = SharedMount(server)
+        try:
+            yield shared
+            shared.retire()
+        except BaseException as error:
+            shared.break_down(error)
+            raise
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def place(shared_mount: SharedMount, request: pytest.FixtureRequest) -> Iterator[Place]:
+    """A fresh directory on the mount. The test fails if it left a handle, on either side."""
+    made = Place(shared_mount)
+    try:
+        yield made
+        report = request.node.stash.get(_OUTCOME, None)
+        if report is not None and report.failed:
+            # Whatever the state is, the next test gets a mount that works.
+            failure = AssertionError("the test failed")
+            shared_mount.break_down(failure)
+            print("\n".join(failure.__notes__))
+        else:
+            try:
+                made.close()
+            except BaseException as error:
+                shared_mount.break_down(error)
+                raise
+    finally:
+        made.remove()
