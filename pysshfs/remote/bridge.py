@@ -123,6 +123,18 @@ class _SteppedLoop(asyncio.SelectorEventLoop):
             self._wake_trio()
         return handle
 
+    def call_soon_threadsafe(
+        self,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.Handle:
+        handle = super().call_soon_threadsafe(callback, *args, context=context)
+        # The byte that wakes the loop may be read together with an earlier one, in the iteration
+        # that is under way and does not run this any more.
+        self.ready = True
+        return handle
+
     def call_at(
         self,
         when: float,
