@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.procs import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NAMED = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))
