@@ -3,6 +3,7 @@
 The texts are made from the registry alone, so an option that is added there shows up here.
 """
 
+from pysshfs.cli.exitcodes import DESCRIPTIONS
 from pysshfs.cli.options import (
     OPTIONS,
     SHORT_OPTIONS,
@@ -81,6 +82,9 @@ def help_text() -> str:
     lines += _wrapped(", ".join(_names(Destination.SSH)), 2)
     lines += ["", "Accepted for compatibility and ignored (after -o):"]
     lines += _wrapped(", ".join(_names(Destination.DROPPED)), 2)
+    lines += ["", "Exit codes:"]
+    for code, description in DESCRIPTIONS.items():
+        lines += _entry(str(int(code)), description)
     return "\n".join(lines) + "\n"
 
 

@@ -19,7 +19,7 @@ from pysshfs import errors
 from pysshfs.cli import logs
 from pysshfs.cli.daemon import Report
 from pysshfs.cli.exitcodes import ExitCode
-from pysshfs.cli.prompts import Terminal
+from pysshfs.cli.prompts import PromptInterruptedError, Terminal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pysshfs.cli.daemon import Reporter
     from pysshfs.cli.options import Settings
     from pysshfs.cli.parser import Invocation
+    from pysshfs.remote.bridge import Bridge
     from pysshfs.remote.connection import ServerConnection
     from pysshfs.vfs.config import VfsConfig
     from pysshfs.vfs.filesystem import Filesystem
@@ -42,6 +43,7 @@ _EXIT_CODES: Final[dict[type[errors.PysshfsError], ExitCode]] = {
     errors.SftpRefusedError: ExitCode.SFTP_REFUSED,
     errors.FuseUnavailableError: ExitCode.FUSE_UNAVAILABLE,
     errors.StartupError: ExitCode.USAGE,
+    PromptInterruptedError: ExitCode.INTERRUPTED,
 }
 # How long a signal may spend on delivering what is still buffered (seconds).
 _FLUSH_SECONDS: Final = 60
@@ -71,22 +73,27 @@ def run(invocation: Invocation, options: Sequence[str], reporter: Reporter) -> R
     plan = _Plan(invocation, place, list(options), password, detached)
     try:
         code = trio.run(_mount_and_serve, plan, strict_exception_groups=True)
-    except* errors.PysshfsError as group:
-        first = _first(group)
-        report = Report(_EXIT_CODES.get(type(first), ExitCode.FAILURE), str(first))
-    except* KeyboardInterrupt:
-        report = Report(ExitCode.INTERRUPTED, "interrupted")
-    else:
-        report = Report(code, "")
-    return report
+    except KeyboardInterrupt:
+        return Report(ExitCode.INTERRUPTED, "interrupted")
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt) is not None:
+            # What else is in there was torn down by it.
+            return Report(ExitCode.INTERRUPTED, "interrupted")
+        expected = _expected(group)
+        if expected is None:
+            raise
+        return Report(_EXIT_CODES.get(type(expected), ExitCode.FAILURE), str(expected))
+    return Report(code, "")
 
 
-def _first(group: BaseExceptionGroup[errors.PysshfsError]) -> errors.PysshfsError:
+def _expected(group: BaseExceptionGroup[BaseException]) -> errors.PysshfsError | None:
+    """The first exception of the group; None if one of them is not raised on purpose."""
+    if group.split(errors.PysshfsError)[1] is not None:
+        return None
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    assert isinstance(error, errors.PysshfsError)
-    return error
+    return error if isinstance(error, errors.PysshfsError) else None
 
 
 def _later_log(settings: Settings, reporter: Reporter) -> logging.Handler | None:
@@ -101,7 +108,10 @@ def _later_log(settings: Settings, reporter: Reporter) -> logging.Handler | None
 
 def _password_from_stdin() -> str:
     """The first line of stdin, as sshfs's password_stdin has it."""
-    return sys.stdin.readline().rstrip("\n")
+    try:
+        return sys.stdin.buffer.readline().rstrip(b"\n").decode()
+    except UnicodeDecodeError:
+        raise errors.StartupError("password_stdin: the password is not UTF-8 text") from None
 
 
 class _Plan(NamedTuple):
@@ -112,6 +122,12 @@ class _Plan(NamedTuple):
     options: list[str]  # the kernel's
     password: str | None
     mounted: Callable[[], None]  # to be called once, when the mount is made
+
+
+@trio.lowlevel.enable_ki_protection
+async def _run_bridge(bridge: Bridge, task_status: trio.TaskStatus[None]) -> None:
+    """Ctrl-C ends the main task, never a callback of asyncio's in the middle of its work."""
+    await bridge.run(task_status)
 
 
 async def _mount_and_serve(plan: _Plan) -> ExitCode:
@@ -125,7 +141,7 @@ async def _mount_and_serve(plan: _Plan) -> ExitCode:
     lost = trio.Event()
     bridge = Bridge()
     async with trio.open_nursery() as nursery:
-        await nursery.start(bridge.run)
+        await nursery.start(_run_bridge, bridge)
         connection = ServerConnection(
             bridge,
             Target(Hop(source.host, source.user, None), source.path, settings.sftp_server),
@@ -158,7 +174,7 @@ async def _serve(
     background = settings.max_background
     congestion = settings.congestion_threshold or max(background * 3 // 4, 1)
     control = ControlServer(source.text, place, session, filesystem, connection)
-    end = _End()
+    end = _End(connection, filesystem)
     # From before the mount on: a signal must not leave it behind, dead.
     with trio.open_signal_receiver(*_SIGNALS) as numbers:
         session.mount(place, _mount_options(plan), background, congestion)
@@ -168,7 +184,7 @@ async def _serve(
             plan.mounted()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(control.run)
-                nursery.start_soon(end.on_signal, numbers, nursery.cancel_scope, filesystem)
+                nursery.start_soon(end.on_signal, numbers, nursery.cancel_scope)
                 nursery.start_soon(end.on_lost, nursery.cancel_scope, lost)
                 ended = await session.serve()
                 end.code = ExitCode.ABORTED if ended is Ended.ABORTED else ExitCode.OK
@@ -186,34 +202,38 @@ async def _serve(
 class _End:
     """Why the daemon ends, and with which code."""
 
-    def __init__(self) -> None:
+    def __init__(self, connection: ServerConnection, filesystem: Filesystem) -> None:
         self.code = ExitCode.OK
+        self._connection = connection
+        self._filesystem = filesystem
 
-    async def on_signal(
-        self, numbers: AsyncIterator[int], scope: trio.CancelScope, filesystem: Filesystem
-    ) -> None:
+    async def on_signal(self, numbers: AsyncIterator[int], scope: trio.CancelScope) -> None:
         """SIGTERM, SIGINT and SIGHUP unmount, after delivering what is buffered; a second one
         does not wait for that."""
         number = await anext(numbers)
         log.info("%s: unmounting", signal.Signals(number).name)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_flush_then_cancel, filesystem, scope)
+            nursery.start_soon(self._flush_then_stop, scope)
             await anext(numbers)
-            scope.cancel()
+            self._stop(scope)
+
+    async def _flush_then_stop(self, scope: trio.CancelScope) -> None:
+        with trio.move_on_after(_FLUSH_SECONDS) as limit:
+            await self._filesystem.flush_all()
+        if limit.cancelled_caught:
+            log.error("data could not be delivered within %d s and is lost", _FLUSH_SECONDS)
+        self._stop(scope)
+
+    def _stop(self, scope: trio.CancelScope) -> None:
+        # Releases deliver their data shielded: only a failing connection ends them.
+        self._connection.drop()
+        scope.cancel()
 
     async def on_lost(self, scope: trio.CancelScope, lost: trio.Event) -> None:
         await lost.wait()
         log.error("the connection to the server is lost: unmounting")
         self.code = ExitCode.CONNECTION_LOST
         scope.cancel()
-
-
-async def _flush_then_cancel(filesystem: Filesystem, scope: trio.CancelScope) -> None:
-    with trio.move_on_after(_FLUSH_SECONDS) as limit:
-        await filesystem.flush_all()
-    if limit.cancelled_caught:
-        log.error("data could not be delivered within %d s and is lost", _FLUSH_SECONDS)
-    scope.cancel()
 
 
 # --- options ------------------------------------------------------------------------------------

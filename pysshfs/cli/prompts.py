@@ -5,6 +5,18 @@ from __future__ import annotations
 import getpass
 import os
 
+import trio
+
+from pysshfs.errors import StartupError
+
+
+class PromptInterruptedError(StartupError):
+    """Ctrl-C at a prompt. As a KeyboardInterrupt it would tear asyncio's loop, in which prompts
+    mostly happen, out of the middle of its work."""
+
+    def __init__(self) -> None:
+        super().__init__("interrupted")
+
 
 class Terminal:
     """/dev/tty, when this process has one. Implements `remote.hostkeys.Prompter`."""
@@ -31,16 +43,23 @@ class Terminal:
                 return False
             text = "Please answer yes, no or the fingerprint: "
 
+    @trio.lowlevel.disable_ki_protection
     def _ask(self, text: str) -> str:
-        with open("/dev/tty", "r+b", buffering=0) as tty:
-            tty.write(text.encode())
-            line = bytearray()
-            while (byte := tty.read(1)) not in (b"", b"\n", None):
-                line += byte
+        try:
+            with open("/dev/tty", "r+b", buffering=0) as tty:
+                tty.write(text.encode())
+                line = bytearray()
+                while (byte := tty.read(1)) not in (b"", b"\n", None):
+                    line += byte
+        except KeyboardInterrupt:
+            raise PromptInterruptedError from None
         return line.decode(errors="replace")
 
+    @trio.lowlevel.disable_ki_protection
     def secret(self, text: str) -> str | None:
         try:
             return getpass.getpass(text) or None
         except EOFError:
             return None
+        except KeyboardInterrupt:
+            raise PromptInterruptedError from None

@@ -21,6 +21,7 @@
 #include <fcntl.h>
 #include <fuse3/fuse_lowlevel.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -152,6 +153,12 @@ static void wrapped_init(void *userdata, struct fuse_conn_info *conn)
     pyfuse3_ops.init(userdata, conn);
     conn->max_background = wanted.max_background;
     conn->congestion_threshold = wanted.congestion_threshold;
+    /* Given as a mount option, libfuse wants to hear it from init, too, and ends otherwise. */
+    for (Py_ssize_t i = 0; mount_options != NULL && i < PyTuple_GET_SIZE(mount_options); i++) {
+        const char *option = PyBytes_AS_STRING(PyTuple_GET_ITEM(mount_options, i));
+        if (strncmp(option, "max_read=", 9) == 0)
+            conn->max_read = (unsigned)strtoul(option + 9, NULL, 10);
+    }
     if (!wanted.async_read)
         conn->want &= ~(unsigned)FUSE_CAP_ASYNC_READ;
     if (fuse_version() <= 316 && (conn->capable & FUSE_CAP_PARALLEL_DIROPS))

@@ -48,7 +48,7 @@ def load_keys(names: Sequence[str] | None, ask: Callable[[str], str | None] | No
     usual = [os.path.expanduser(f"~/.ssh/{name}") for name in _DEFAULT_KEYS]
     for path in usual if names is None else map(os.path.expanduser, names):
         try:
-            pairs = _load_pairs(path, ask)
+            pairs = _load_pairs(path, ask, keys.passed_over)
         except FileNotFoundError:
             if names is not None:
                 keys.passed_over.append(f"the key {path} does not exist")
@@ -71,7 +71,7 @@ def load_keys(names: Sequence[str] | None, ask: Callable[[str], str | None] | No
 
 
 def _load_pairs(
-    path: str, ask: Callable[[str], str | None] | None
+    path: str, ask: Callable[[str], str | None] | None, passed_over: list[str]
 ) -> Sequence[asyncssh.SSHKeyPair]:
     pairs = asyncssh.load_keypairs([path], ignore_encrypted=True)
     if pairs or ask is None:
@@ -83,7 +83,22 @@ def _load_pairs(
     for pair in pairs:
         if not pair.algorithm.startswith(b"sk-"):
             pair.use_executor = False  # asyncssh would have a thread ask for the passphrase
+        _note_failure(pair, path, passed_over)
     return pairs
+
+
+def _note_failure(pair: asyncssh.SSHKeyPair, path: str, passed_over: list[str]) -> None:
+    """Keep the reason why a key could not be decrypted: asyncssh just tries the next one."""
+    sign = pair.sign
+
+    def noting(data: bytes) -> bytes:
+        try:
+            return sign(data)
+        except ValueError as error:
+            passed_over.append(f"the key {path} cannot be used: {error}")
+            raise
+
+    pair.sign = noting  # type: ignore[method-assign]  # asyncssh makes the object, of its class
 
 
 def _public_half(path: str) -> bytes | None:

@@ -82,6 +82,10 @@ class _Gatherer(asyncio.Protocol):
         )
 
 
+def _nothing() -> None:
+    pass
+
+
 class _SteppedLoop(asyncio.SelectorEventLoop):
     """A selector loop that says when it has something to do, and gathers what is written."""
 
@@ -131,8 +135,9 @@ class _SteppedLoop(asyncio.SelectorEventLoop):
     ) -> asyncio.Handle:
         handle = super().call_soon_threadsafe(callback, *args, context=context)
         # The byte that wakes the loop may be read together with an earlier one, in the iteration
-        # that is under way and does not run this any more.
+        # that is under way and does not run this any more; so one more byte behind the flag.
         self.ready = True
+        super().call_soon_threadsafe(_nothing)
         return handle
 
     def call_at(

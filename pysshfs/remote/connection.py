@@ -15,8 +15,10 @@ import enum
 import functools
 import logging
 import os
+import signal
 import socket
 import stat
+import subprocess
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import asyncssh
@@ -24,6 +26,7 @@ import trio
 
 from pysshfs.errors import (
     AuthenticationError,
+    ConnectionLostError,
     FilesystemError,
     HostKeyError,
     RemoteDirectoryError,
@@ -132,6 +135,7 @@ class ServerConnection:
         self._password = password
         self._on_lost = on_lost
         self._links: list[asyncssh.SSHClientConnection] = []
+        self._proxies: list[subprocess.Popen[bytes]] = []
         self._session: SftpSession | None = None
 
     def _set_state(self, state: State, reason: str = "") -> None:
@@ -207,12 +211,16 @@ class ServerConnection:
     ) -> asyncssh.SSHClientConnection:
         policy = HostKeyPolicy(config, self._prompter)
         keys = self._load_keys(config)
+        sock = None
+        if config.proxy_command is not None and tunnel is None:
+            sock = self._start_proxy(config.proxy_command)
         try:
             return await self._bridge.call(
                 asyncssh.connect(
                     hop.host,
                     () if hop.port is None else hop.port,
                     tunnel=tunnel,
+                    sock=sock,
                     **self._link_options(hop, config, policy, credentials, keys),
                 )
             )
@@ -238,6 +246,25 @@ class ServerConnection:
             raise UnreachableError(f"{hop.host}: {reason}") from None
         except ValueError as error:  # asyncssh's word for an option it cannot use
             raise StartupError(f"ssh options: {error}") from None
+
+    def _start_proxy(self, command: str) -> socket.socket:
+        """Start a ProxyCommand, in the shell as ssh does; a socket that leads to it.
+
+        asyncssh's own way lacks the shell, takes what the command says on stderr for the server's
+        words and the end of its stderr for the connection's. Here it says it on the terminal, or
+        nowhere: a pipe of the caller's must not stay open for as long as the mount.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            proxy = subprocess.Popen(
+                ["/bin/sh", "-c", f"exec {command}"],
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=None if os.isatty(2) else subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self._proxies.append(proxy)
+        return ours
 
     def _may_ask(self, config: HostConfig) -> bool:
         return self._prompter.available and not config.batch_mode
@@ -273,8 +300,9 @@ class ServerConnection:
             options["agent_identities"] = keys.identities
         elif config.identities_only:
             options["agent_path"] = None
-        if config.proxy_command is not None:
-            options["proxy_command"] = _proxy_argv(config.proxy_command)
+        if not config.has_host_key_algorithms:
+            place = config.address(hop.host, hop.port)
+            options["server_host_key_algs"] = policy.algorithms(*place)
         if hop.user is not None:
             options["username"] = hop.user
         if not config.has_ciphers and processor_has_aes():
@@ -324,7 +352,7 @@ class ServerConnection:
             self.extensions, limits, large_messages="OpenSSH" in self.server_version
         )
         base = await self._check_directory(session, abilities)
-        # asyncssh's server goes by the client's name, and takes ours for one that keeps to the draft.
+        # asyncssh's server goes by the client's name, and expects of ours what the draft says.
         draft = "AsyncSSH" in self.server_version
         return client.SftpRemote(
             session, base, abilities, self.generation, draft_symlinks=draft
@@ -360,6 +388,12 @@ class ServerConnection:
             self._set_state(State.LOST, str(error))
             self._on_lost(error)
 
+    def drop(self) -> None:
+        """Fail whatever is still asked of the server, at once: the mount ends and does not wait."""
+        self._set_state(State.CLOSED)
+        if self._session is not None:
+            self._session.fail(ConnectionLostError("unmounting"))
+
     async def close(self) -> None:
         """End the session and all hops; nothing waits for a server that does not answer."""
         self._set_state(State.CLOSED)
@@ -374,16 +408,12 @@ class ServerConnection:
                     await self._bridge.call(link.wait_closed())
         for link in links:
             link.abort()
+        proxies, self._proxies = self._proxies, []
+        for proxy in proxies:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(proxy.pid, signal.SIGKILL)
+            proxy.wait()
 
 
 def _ask_passphrase(prompter: Prompter, filename: str) -> str | None:
     return prompter.secret(f"Passphrase for the key {filename}: ")
-
-
-def _proxy_argv(command: str) -> list[str]:
-    """A ProxyCommand is the shell's, as in ssh. What it says on stderr goes to the terminal or
-    nowhere: a pipe of the caller's must not stay open for as long as the mount, and asyncssh,
-    which gives it a pipe, would take it for the server's words and that pipe's end for the
-    connection's (hence descriptor 3)."""
-    where = f"/proc/{os.getpid()}/fd/2" if os.isatty(2) else os.devnull
-    return ["/bin/sh", "-c", f"exec 3>&2 2>{where}; exec {command}"]

@@ -13,9 +13,10 @@ import hashlib
 import hmac
 import logging
 import os
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import asyncssh
+from asyncssh.public_key import get_default_certificate_algs, get_default_public_key_algs
 
 from pysshfs.errors import HostKeyError
 
@@ -86,8 +87,19 @@ class HostKeyPolicy:
             except ValueError as error:
                 log.warning("%s line %d is ignored: %s", path, number, error)
 
-    def trusted(self, host: str, addr: str, port: int | None) -> Sequence[object]:
-        """asyncssh asks before the key exchange, to prefer the key types that are known."""
+    def algorithms(self, host: str, port: int) -> list[str]:
+        """The kinds of host key to ask for, the known ones first. As in ssh the others are not
+        left out: a server that has none of the known kinds is to be told from one that is lost."""
+        known = self.trusted(host, "", port if port != _SSH_PORT else None)
+        # A certificate counts only when its authority is known, and would keep the key away.
+        kinds = [*get_default_certificate_algs()] if known[1] else []
+        for key in known[0]:
+            kinds.extend(key.sig_algorithms)
+        kinds.extend(get_default_public_key_algs())
+        return [kind.decode("ascii") for kind in dict.fromkeys(kinds)]
+
+    def trusted(self, host: str, addr: str, port: int | None) -> Sequence[Any]:
+        """What is known of a host, in the order that asyncssh wants it in."""
         # Not by address: an entry for the address says nothing about the name, and who controls
         # the name's resolution may own a known address.
         exact = self._known.match(self._name(host, port or _SSH_PORT), "", None)

@@ -111,6 +111,14 @@ class HostConfig:
     def proxy_command(self) -> str | None:
         return self._text("ProxyCommand")
 
+    def address(self, host: str, port: int | None) -> tuple[str, int]:
+        """Where a host really is: its HostName and port."""
+        return self._text("Hostname") or host, port or self._number("Port", 22)
+
+    @property
+    def has_host_key_algorithms(self) -> bool:
+        return self._parsed.get("HostKeyAlgorithms") is not None
+
     @property
     def host_key_alias(self) -> str | None:
         return self._text("HostKeyAlias")

@@ -321,7 +321,8 @@ def as_ordinary_user() -> list[str]:
     for writing, nor with anything that fusermount3 does, since that runs set-user-id.
     """
     argv = ["setpriv", f"--reuid={ORDINARY}", f"--regid={ORDINARY}", "--clear-groups"]
-    probe = [*argv, sys.executable, "-c", "import pyfuse3"]
+    # By way of env: setpriv itself still finds what root finds.
+    probe = [*argv, "env", sys.executable, "-c", "import pyfuse3"]
     if procs.run_limited(probe, timeout=LIMIT, check=False).returncode != 0:
         argv += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
     return argv

@@ -23,6 +23,8 @@ from tests.support import procs
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from asyncssh.auth import KbdIntChallenge, KbdIntResponse
+
 HOST = "127.0.0.1"
 PASSWORD = "correct horse"  # with a blank, which must survive
 
@@ -46,12 +48,12 @@ class _Login(asyncssh.SSHServer):
 
     def get_kbdint_challenge(
         self, username: str, lang: str, submethods: str
-    ) -> asyncssh.KbdIntChallenge:
+    ) -> KbdIntChallenge:
         return "", "", "", [(self._question, False)]
 
     def validate_kbdint_response(
-        self, username: str, responses: asyncssh.KbdIntResponse
-    ) -> asyncssh.KbdIntChallenge:
+        self, username: str, responses: KbdIntResponse
+    ) -> KbdIntChallenge:
         print(f"answer {username} {' '.join(responses)}", flush=True)
         return list(responses) == [PASSWORD]
 

@@ -29,6 +29,7 @@ class FakeSession:
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> requests.Requests:
     monkeypatch.setattr(requests, "_session", FakeSession())
+    monkeypatch.setattr(requests, "_kernel_request_limit", lambda: 0.0)
     return requests.Requests()
 
 
