@@ -68,7 +68,22 @@ class DirectoryStream:
     # --- beginning --------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Take the cached listing, or ask the server for the directory."""
+        """Take the cached listing, or one that is being fetched, or ask the server."""
+        walk = self._tree.walk
+        fetching = walk.under_way(self.inode)
+        walk.opened(self.inode)
+        if fetching is not None:
+            await fetching.wait()
+        await self._open()
+
+    async def read_ahead(self) -> int:
+        """Read all of it for the listing cache, for no program yet; how many names there are."""
+        await self._open()
+        while not self._complete:
+            await self._receive()
+        return len(self._entries)
+
+    async def _open(self) -> None:
         tree = self._tree
         self._begun_at = tree.mutations
         cached = tree.cache.listing(self.inode.number)
@@ -107,7 +122,7 @@ class DirectoryStream:
 
     async def _receive(self) -> None:
         if not self._in_flight:
-            await self.open()  # a rewind did not get this far: it was interrupted, or it failed
+            await self._open()  # a rewind did not get this far: it was interrupted, or it failed
             return
         reply = self._in_flight[0]
         entries = await reply.wait()
@@ -148,6 +163,7 @@ class DirectoryStream:
         if self._is_current and self.inode.is_linked:
             listing = CachedListing(tuple(self._entries), self._expires, self._begun_at)
             self._tree.cache.store_listing(self.inode.number, listing)
+            self._tree.walk.listed(self.inode, listing.entries)
 
     @property
     def _is_current(self) -> bool:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+import trio
+
 from pysshfs.errors import FilesystemError, UnsupportedError
 from pysshfs.remotefs import FilesystemStatistics
 from pysshfs.vfs.cache import boot_time
@@ -65,8 +67,11 @@ class Filesystem:
         self._next_fh = 1
 
     async def run(self) -> None:
-        """The background task: sends buffered data in time. Ends by cancellation."""
-        await self.tree.writebacks.run()
+        """The background tasks: buffered data is sent in time, walks are listed ahead of. Ends by
+        cancellation."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.tree.writebacks.run)
+            nursery.start_soon(self.tree.walk.run)
 
     async def flush_all(self) -> None:
         """Deliver everything that was written, as far as the server takes it."""
@@ -270,6 +275,8 @@ class Filesystem:
             "unacknowledged_bytes": self.tree.writebacks.unacknowledged,
             "cache_hits": self.tree.cache.hits,
             "cache_misses": self.tree.cache.misses,
+            "listed_ahead": self.tree.walk.fetched,
+            "listed_in_vain": self.tree.walk.wasted,
         }
 
 

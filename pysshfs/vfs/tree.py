@@ -22,6 +22,7 @@ from pysshfs.vfs.cache import MetadataCache
 from pysshfs.vfs.inodes import InodeTable
 from pysshfs.vfs.readahead import ReadBudget
 from pysshfs.vfs.sanity import PATH_MAX, FileAttributes, checked_attributes
+from pysshfs.vfs.walk import WalkAhead
 from pysshfs.vfs.writeback import WritebackPool
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Tree:
         self.cache = MetadataCache(config, clock)
         self.writebacks = WritebackPool(remote, config.write_buffer, config.write_delay)
         self.read_budget = ReadBudget(config.total_readahead)
+        self.walk = WalkAhead(self)
         self.mutations = 0
         self._fetching: dict[int, _Fetch] = {}
         self._moving: list[Inode] = []

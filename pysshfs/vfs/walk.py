@@ -1,0 +1,184 @@
+"""Listing ahead of a program that walks a tree (`ls -R`, find, tar, rm -r).
+
+Each directory costs two round trips, and a walk pays them one after the other. So once a walk is
+seen, the listings of the directories that it will come to are fetched while it is busy with the
+ones before, into the listing cache, where its opendir finds them.
+
+The pattern is trusted after `_TRUSTED` directories in a row that were each a subdirectory of one
+listed before; a single `ls` of a directory and of one below it fetches nothing. Bounds: at most
+`_IN_FLIGHT` directories at once, and at most a quarter of the listing cache in names that were
+fetched and not asked for yet. What nobody asked for before it expired counts as `wasted`.
+
+Owned by the `Tree`. `opened` and `listed` are called by the requests and never wait; the fetching
+tasks belong to `run`. An opendir that finds its listing under way waits for it (`under_way`), in
+`DirectoryStream.open`. Without a listing cache nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from pysshfs.errors import FilesystemError
+from pysshfs.vfs.directories import DirectoryStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pysshfs.vfs.cache import ListedEntry
+    from pysshfs.vfs.inodes import Inode
+    from pysshfs.vfs.tree import Tree
+
+_TRUSTED: Final = 2
+_IN_FLIGHT: Final = 8
+# Directories of which it is remembered that a walk may come to them.
+_MOST_EXPECTED: Final = 4096
+# Directories whose subdirectories wait to be fetched.
+_MOST_WAITING: Final = 256
+
+
+class WalkAhead:
+    """The walk that is seen, and what is fetched for it."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._expected: dict[int, None] = {}  # by inode number, oldest first
+        self._streak = 0
+        # Directories, each with names below it that are to be fetched, the next one last. Each is
+        # held by a lookup of ours: the kernel need not know it yet.
+        self._waiting: deque[tuple[Inode, list[bytes]]] = deque()
+        self._followed: set[int] = set()  # directories whose subdirectories were put in `_waiting`
+        self._under_way: dict[int, trio.Event] = {}
+        self._unused: dict[int, int] = {}  # fetched and not asked for: names, by inode number
+        self._wake = trio.Event()
+        self.fetched = 0
+        self.wasted = 0
+
+    # --- what the requests tell ---------------------------------------------------------------
+
+    def opened(self, inode: Inode) -> None:
+        """A program opens this directory."""
+        number = inode.number
+        self._unused.pop(number, None)
+        if number not in self._expected:
+            self._streak = 0
+            self._give_up()
+            return
+        del self._expected[number]
+        self._streak += 1
+        if self._streak >= _TRUSTED:
+            self._follow(inode)
+
+    def listed(self, inode: Inode, entries: tuple[ListedEntry, ...]) -> None:
+        """The whole listing of this directory is known now."""
+        if not self._tree.config.directory_timeout:
+            return  # it is not remembered, and nothing that is fetched would be
+        below = _directories(entries)
+        for name in below[:_MOST_EXPECTED]:
+            self._expected[self._tree.inodes.number_for(inode, name)] = None
+        while len(self._expected) > _MOST_EXPECTED:
+            del self._expected[next(iter(self._expected))]
+        if self._streak >= _TRUSTED:
+            # What lies below comes before what lies beside: walks go down first.
+            self._enqueue(inode, below, self._waiting.appendleft)
+
+    def under_way(self, inode: Inode) -> trio.Event | None:
+        """Set when the listing that is being fetched for this directory is there, or failed."""
+        return self._under_way.get(inode.number)
+
+    # --- fetching ---------------------------------------------------------------------------
+
+    def _follow(self, inode: Inode) -> None:
+        """What lies beside this directory, and beside those above it, will be walked to, too."""
+        for above in inode.ancestors():
+            parent = above.parent
+            if parent is None or parent.number in self._followed:
+                continue
+            listing = self._tree.cache.listing(parent.number)
+            if listing is not None:
+                self._enqueue(parent, _directories(listing.entries), self._waiting.append)
+
+    def _enqueue(
+        self,
+        parent: Inode,
+        names: list[bytes],
+        put: Callable[[tuple[Inode, list[bytes]]], None],
+    ) -> None:
+        self._followed.add(parent.number)
+        if names and len(self._waiting) < _MOST_WAITING:
+            parent.lookups += 1
+            put((parent, names[::-1]))
+            self._wake.set()
+
+    def _give_up(self) -> None:
+        self._followed.clear()
+        while self._waiting:
+            self._let_go(self._waiting.pop()[0])
+
+    def _let_go(self, parent: Inode) -> None:
+        parent.lookups -= 1
+        self._tree.inodes.drop_unused(parent)
+
+    def _take_next(self) -> Inode | None:
+        """The next directory to fetch, as an inode that lives until `drop_unused`."""
+        parent, names = self._waiting[0]
+        name = names.pop()
+        wanted = parent.is_linked and self._is_wanted(parent, name)
+        inode = self._tree.inodes.intern(parent, name) if wanted else None
+        if not names:
+            self._waiting.popleft()
+            self._let_go(parent)
+        return inode
+
+    def _has_room(self) -> bool:
+        for number in [n for n in self._unused if self._tree.cache.listing(n) is None]:
+            del self._unused[number]
+            self.wasted += 1
+        return sum(self._unused.values()) <= self._tree.cache.capacity // 4
+
+    async def run(self) -> None:
+        """Fetch what waits, within the bounds. Ends by cancellation."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                while self._waiting and len(self._under_way) < _IN_FLIGHT and self._has_room():
+                    inode = self._take_next()
+                    if inode is not None:
+                        self._under_way[inode.number] = trio.Event()
+                        nursery.start_soon(self._fetch, inode)
+                self._wake = trio.Event()
+                await self._wake.wait()
+
+    def _is_wanted(self, parent: Inode, name: bytes) -> bool:
+        number = self._tree.inodes.number_for(parent, name)
+        return (
+            number in self._expected
+            and number not in self._under_way
+            and self._tree.cache.listing(number) is None
+        )
+
+    async def _fetch(self, inode: Inode) -> None:
+        inodes = self._tree.inodes
+        stream = DirectoryStream(self._tree, inode)
+        try:
+            with inodes.kept(inode):
+                names = await stream.read_ahead()
+                self.fetched += 1
+                self._unused[inode.number] = names
+        except FilesystemError:
+            self.wasted += 1  # the program will ask itself, and be told
+        finally:
+            stream.close()
+            inodes.drop_unused(inode)
+            self._under_way.pop(inode.number).set()
+            self._wake.set()
+
+
+def _directories(entries: tuple[ListedEntry, ...]) -> list[bytes]:
+    return [
+        entry.name
+        for entry in entries
+        if entry.attributes is not None and stat.S_ISDIR(entry.attributes.mode)
+    ]
