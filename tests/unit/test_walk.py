@@ -1,4 +1,4 @@
-"""Listing ahead of a walk: it saves round trips, is trusted late, bounded, and never out of date."""
+"""Listing ahead of a walk: saves round trips, is trusted late, bounded, never out of date."""
 
 from __future__ import annotations
 
