@@ -415,7 +415,7 @@ class Demo:
             if all_ended(self._daemons, time.monotonic() + 3):
                 break
         if self._entry() is not None:
-            mountpoint.detach(str(self.mountpoint))
+            mountpoint.unmount(str(self.mountpoint), lazy=True)
 
     def _end_server(self) -> None:
         server = self._server

@@ -5,7 +5,8 @@ program sees; the daemon goes on. A `StartupError` ends the command before there
 command line turns its class into an exit code (`pysshfs.cli.exitcodes`).
 
 Translation happens at the lowest layer that knows: `remote/` turns server replies and asyncssh's
-exceptions into these, `fuse/guard.py` turns these into errno through `errno_of`, nobody in between.
+exceptions into these, `fuse/requests.py` turns these into errno through `errno_of`, nobody in
+between.
 """
 
 from __future__ import annotations

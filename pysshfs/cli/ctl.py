@@ -7,12 +7,9 @@ when that does not answer, from the control filesystem.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import select
-import shutil
-import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -20,9 +17,11 @@ from typing import TYPE_CHECKING, Any, Final
 from pysshfs.cli.control_client import ask, socket_path
 from pysshfs.cli.exitcodes import ExitCode
 from pysshfs.fuse import mountinfo
+from pysshfs.fuse.mountpoint import unmount
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from pysshfs.fuse.mountinfo import MountEntry
 
@@ -42,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read has seen enough; the interpreter's own flush must not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
+    except KeyboardInterrupt:
+        return _fail("interrupted", ExitCode.INTERRUPTED)
     return code
 
 
@@ -72,7 +73,9 @@ def _absolute(place: str) -> bytes:
     """The mountpoint as mountinfo has it, found without a stat of the mount itself: only what
     lies above it is resolved."""
     above, name = os.path.split(os.path.abspath(place))
-    return os.fsencode(os.path.join(os.path.realpath(above), name))
+    found = os.fsencode(os.path.join(os.path.realpath(above), name))
+    # Nothing is mounted on it: then it may be looked at, and may be a link to a mountpoint.
+    return found if mountinfo.mount_at(found) else os.fsencode(os.path.realpath(place))
 
 
 def _owner(entry: MountEntry) -> int:
@@ -82,9 +85,16 @@ def _owner(entry: MountEntry) -> int:
     return 0
 
 
+def _is_ours(entry: MountEntry) -> bool:
+    """By its type, or, when -o subtype= gave it another, by the socket of its daemon."""
+    if mountinfo.is_pysshfs(entry):
+        return True
+    return entry.fstype.startswith("fuse") and socket_path(entry.minor, _owner(entry)).exists()
+
+
 def _mount_of(place: str) -> MountEntry | None:
     entry = mountinfo.mount_at(_absolute(place))
-    return entry if entry is not None and mountinfo.is_pysshfs(entry) else None
+    return entry if entry is not None and _is_ours(entry) else None
 
 
 # --- status -------------------------------------------------------------------------------------
@@ -93,7 +103,7 @@ def _mount_of(place: str) -> MountEntry | None:
 def _status(place: str | None, as_json: bool) -> ExitCode:
     if place is None:
         mine = os.geteuid()
-        entries = [e for e in mountinfo.pysshfs_mounts() if mine in (0, _owner(e))]
+        entries = [e for e in mountinfo.mounts() if _is_ours(e) and mine in (0, _owner(e))]
     else:
         entry = _mount_of(place)
         if entry is None:
@@ -169,9 +179,8 @@ def _umount(place: str) -> ExitCode:
         return _fail(f"{place}: no pysshfs mount", ExitCode.MOUNTPOINT)
     path = socket_path(entry.minor, _owner(entry))
     daemon = _daemon(path)
-    with contextlib.suppress(OSError, ValueError):
-        ask(path, "flush", _FLUSH_SECONDS)
-    refused = _unmount(os.fsdecode(entry.mountpoint))
+    _flush(path)
+    refused = unmount(os.fsdecode(entry.mountpoint))
     if refused is not None:
         return _fail(f"{place}: {refused}")
     if daemon is not None:
@@ -180,6 +189,16 @@ def _umount(place: str) -> ExitCode:
             if not select.select([daemon], [], [], _FLUSH_SECONDS)[0]:
                 return _fail(f"{place}: unmounted, but its daemon does not end")
     return ExitCode.OK
+
+
+def _flush(path: Path) -> None:
+    """Have the daemon deliver what is buffered; say so if there is something to wait for."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        waiting = int(ask(path, "status", 1.0)["unacknowledged_bytes"])
+        if waiting:
+            if sys.stderr.isatty():
+                print(f"pysshfsctl: delivering {waiting:,} bytes", file=sys.stderr)
+            ask(path, "flush", _FLUSH_SECONDS)
 
 
 class _Process:
@@ -198,25 +217,8 @@ class _Process:
         os.close(self._fd)
 
 
-def _daemon(path: Any) -> _Process | None:
+def _daemon(path: Path) -> _Process | None:
     try:
         return _Process(int(ask(path, "status", 1.0)["pid"]))
     except (OSError, ValueError, KeyError):
         return None
-
-
-def _unmount(mountpoint: str) -> str | None:
-    """Unmount; the reason when that is refused."""
-    command = ["umount", "--", mountpoint]
-    if os.geteuid() != 0:
-        helper = shutil.which("fusermount3")
-        if helper is None:
-            return "fusermount3 is not installed"
-        command = [helper, "-u", "--", mountpoint]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if done.returncode == 0:
-        return None
-    said = done.stderr.strip().splitlines()
-    if any("busy" in line for line in said):
-        return f"{os.strerror(errno.EBUSY)}: programs still use it"
-    return said[-1] if said else "cannot be unmounted"

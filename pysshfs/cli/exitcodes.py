@@ -51,5 +51,5 @@ DESCRIPTIONS: dict[ExitCode, str] = {
     ExitCode.FUSE_UNAVAILABLE: "FUSE not available",
     ExitCode.CONNECTION_LOST: "mounted filesystem ended: connection lost",
     ExitCode.ABORTED: "mounted filesystem ended: aborted through the FUSE control filesystem",
-    ExitCode.INTERRUPTED: "interrupted from the keyboard",
+    ExitCode.INTERRUPTED: "interrupted from the keyboard before the mount was made",
 }

@@ -24,13 +24,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if invocation.action is Action.HELP:
             from pysshfs.cli.help import help_text
 
-            sys.stdout.write(help_text())
-            return ExitCode.OK
+            return _print(help_text())
         if invocation.action is Action.VERSION:
             from pysshfs.cli.help import version_text
 
-            sys.stdout.write(version_text(__version__))
-            return ExitCode.OK
+            return _print(version_text(__version__))
         return _mount(invocation, kernel_options(invocation, os.geteuid()))
     except UsageError as error:
         print(f"pysshfs: {error.message}", file=sys.stderr)
@@ -38,6 +36,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("pysshfs: interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED
+
+
+def _print(text: str) -> ExitCode:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads has seen enough; the interpreter must not complain at its end either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ExitCode.OK
 
 
 def _mount(invocation: Invocation, options: list[str]) -> int:

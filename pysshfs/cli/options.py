@@ -339,6 +339,8 @@ _REFUSED = tuple(
         ("passive slave directport", Group.COMPATIBILITY,
          "pysshfs always connects through SSH itself"),
         ("remount", Group.COMPATIBILITY, "unmount and mount again instead"),
+        ("follow_symlinks transform_symlinks delay_connect max_conns uidfile gidfile nomap",
+         Group.COMPATIBILITY, "this option of sshfs is not supported"),
         ("KnownHostsCommand", Group.SSH,
          "host keys are only read from files; use UserKnownHostsFile or GlobalKnownHostsFile"),
     )

@@ -7,7 +7,8 @@
  * that can wait first notes what it is ("the current request") and registers an interrupt callback,
  * then calls pyfuse3's own. pyfuse3 makes the handler's coroutine inside that call and awaits it
  * right after, in the same task; so `current()` in the handler's first statement is this request.
- * fuse_session_mount and fuse_session_receive_buf are defined likewise, for what is said there.
+ * fuse_session_mount, fuse_session_receive_buf and fuse_add_direntry_plus are defined likewise, for
+ * what is said there.
  *
  * Everything runs in the one thread that holds the GIL while pyfuse3 processes a request. The
  * interrupt callback is called with libfuse's request lock held: it may cancel, it must not reply.
@@ -245,6 +246,8 @@ typedef struct fuse_session *(*new_versioned_function)(struct fuse_args *,
                                                        void *, void *);
 typedef int (*mount_function)(struct fuse_session *, const char *);
 typedef int (*receive_function)(struct fuse_session *, struct fuse_buf *);
+typedef size_t (*add_direntry_function)(fuse_req_t, char *, size_t, const char *,
+                                        const struct fuse_entry_param *, off_t);
 
 /* The C names differ from the symbols: the headers of libfuse 3.17 make fuse_session_new a macro. */
 EXPORT struct fuse_session *exported_new(struct fuse_args *args,
@@ -258,6 +261,9 @@ EXPORT int exported_mount(struct fuse_session *se, const char *mountpoint)
     __asm__("fuse_session_mount");
 EXPORT int exported_receive_buf(struct fuse_session *se, struct fuse_buf *buf)
     __asm__("fuse_session_receive_buf");
+EXPORT size_t exported_add_direntry_plus(fuse_req_t req, char *buf, size_t size, const char *name,
+                                         const struct fuse_entry_param *entry, off_t next)
+    __asm__("fuse_add_direntry_plus");
 
 /* pyfuse3 takes ASCII only for mount options; a source may hold any bytes. */
 static void add_mount_options(struct fuse_args *args)
@@ -314,6 +320,23 @@ int exported_receive_buf(struct fuse_session *se, struct fuse_buf *buf)
         real = (receive_function)next_symbol("fuse_session_receive_buf");
     int result = real(se, buf);
     return result == -EAGAIN ? -EINTR : result;
+}
+
+/* A name that is no lookup has no inode, and pyfuse3 has one field for that and for the number that
+ * programs see. There 0 means a deleted name: readdir(3) of many C libraries (glibc 2.36) leaves it out. */
+#define UNKNOWN_INO 0xffffffffU /* what libfuse itself says when it does not know the number */
+
+size_t exported_add_direntry_plus(fuse_req_t req, char *buf, size_t size, const char *name,
+                                  const struct fuse_entry_param *entry, off_t next)
+{
+    static add_direntry_function real;
+    if (real == NULL)
+        real = (add_direntry_function)next_symbol("fuse_add_direntry_plus");
+    if (entry->ino != 0)
+        return real(req, buf, size, name, entry, next);
+    struct fuse_entry_param bare = *entry;
+    bare.attr.st_ino = UNKNOWN_INO;
+    return real(req, buf, size, name, &bare, next);
 }
 
 /* ---- the module ----------------------------------------------------------------------------- */

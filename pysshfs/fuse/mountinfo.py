@@ -61,10 +61,6 @@ def mounts() -> list[MountEntry]:
     return parse_mountinfo(Path("/proc/self/mountinfo").read_bytes())
 
 
-def pysshfs_mounts() -> list[MountEntry]:
-    return [entry for entry in mounts() if is_pysshfs(entry)]
-
-
 def is_pysshfs(entry: MountEntry) -> bool:
     return entry.fstype == FSTYPE
 

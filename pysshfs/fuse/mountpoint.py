@@ -19,7 +19,10 @@ from pysshfs.fuse import mountinfo
 
 log = logging.getLogger(__name__)
 
+# umount2(2)
 _MNT_DETACH: Final = 2
+_UMOUNT_NOFOLLOW: Final = 8
+_BUSY: Final = "it is busy: programs still use it (fuser -vm shows which)"
 _MOST_DEAD_MOUNTS: Final = 64  # on top of each other
 
 
@@ -45,13 +48,18 @@ def prepare(mountpoint: str) -> str:
     for _ in range(_MOST_DEAD_MOUNTS):
         try:
             if not stat.S_ISDIR(os.stat(path).st_mode):
-                raise MountpointError(f"{mountpoint}: not a directory")
+                raise MountpointError(f"mountpoint {mountpoint}: not a directory")
             # Of a mount that has just died the kernel still knows the attributes.
             if os.listdir(path):
                 log.warning("%s is not empty: its files are hidden while mounted", mountpoint)
+            below = mountinfo.mount_at(os.fsencode(path))
+            if below is not None:
+                source = os.fsdecode(below.source)
+                log.warning("%s is a mountpoint already, of %s: mounting over it", path, source)
         except OSError as error:
             if error.errno != errno.ENOTCONN:
-                raise MountpointError(f"{mountpoint}: {os.strerror(error.errno or 0)}") from None
+                reason = os.strerror(error.errno or 0)
+                raise MountpointError(f"mountpoint {mountpoint}: {reason}") from None
             _clean_up_dead_mount(path)
         else:
             return path
@@ -63,19 +71,34 @@ def _clean_up_dead_mount(path: str) -> None:
     if entry is None or not entry.fstype.startswith("fuse"):
         raise MountpointError(f"{path}: a dead mount that is not ours lies there or above")
     log.warning("%s: cleaning up the dead mount of %s", path, os.fsdecode(entry.source))
-    if not detach(path):
-        raise MountpointError(f"{path}: the dead mount there cannot be unmounted")
+    reason = unmount(path, lazy=True)
+    if reason is not None:
+        raise MountpointError(f"{path}: the dead mount there cannot be unmounted: {reason}")
 
 
-def detach(path: str) -> bool:
-    """Lazy unmount, directly as root and through fusermount3 otherwise. Tells whether it worked."""
+def unmount(path: str, lazy: bool = False) -> str | None:
+    """Unmount, directly as root and through fusermount3 otherwise; the reason if that fails.
+
+    umount(8) is not asked: it looks at the mount first, and a mount on a silent server keeps it
+    waiting. What is not mounted any more counts as unmounted.
+    """
     if os.geteuid() == 0:
         libc = ctypes.CDLL(None, use_errno=True)
-        return bool(libc.umount2(os.fsencode(path), _MNT_DETACH) == 0)
+        flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
+        if libc.umount2(os.fsencode(path), flags) == 0:
+            return None
+        number = ctypes.get_errno()
+        if number == errno.EBUSY:
+            return _BUSY
+        return None if number == errno.EINVAL else os.strerror(number)
     helper = shutil.which("fusermount3")
     if helper is None:
-        return False
+        return "fusermount3 is not installed"
+    options = ["-u", "-z"] if lazy else ["-u"]
     done = subprocess.run(
-        [helper, "-u", "-q", "-z", "--", path], stdin=subprocess.DEVNULL, capture_output=True
+        [helper, *options, "--", path], stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
-    return done.returncode == 0
+    said = done.stderr.strip().splitlines() or ["it cannot be unmounted"]
+    if done.returncode == 0:
+        return None
+    return _BUSY if any("busy" in line for line in said) else said[-1]

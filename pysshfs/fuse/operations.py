@@ -250,12 +250,17 @@ class Operations(pyfuse3.Operations):
         return await self._fs.opendir(inode)
 
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        taken = []
         async with contextlib.aclosing(self._fs.readdir(fh, start_id)) as names:
             async for item in names:
                 told = kernel_entry(item.entry) if item.entry else bare_entry(item)
                 if not pyfuse3.readdir_reply(token, item.name, told, item.next_offset):
                     break
-                self._fs.delivered(fh, item)
+                taken.append(item)
+        # Only now: when the listing fails, or is interrupted, the kernel gets none of them, and
+        # would never forget what it was not told.
+        for item in taken:
+            self._fs.delivered(fh, item)
 
     async def releasedir(self, fh: int) -> None:
         await self._fs.releasedir(fh)

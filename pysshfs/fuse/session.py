@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from pysshfs.errors import FuseUnavailableError
+from pysshfs.errors import FuseUnavailableError, MountpointError, StartupError
 from pysshfs.fuse import mountinfo
 from pysshfs.fuse.binding import _session, pyfuse3
 from pysshfs.fuse.operations import Operations
@@ -44,6 +44,16 @@ def escape_option(text: bytes) -> bytes:
     return text.replace(b"\\", b"\\\\").replace(b",", b"\\,")
 
 
+def _refusal(message: str) -> StartupError:
+    """What libfuse and fusermount3 say, sorted: a place that may not be mounted on and an option
+    that is not allowed are the user's matter, the rest is FUSE's."""
+    if "user_allow_other" in message:
+        return StartupError(message)
+    if "mountpoint" in message or "mount point" in message:
+        return MountpointError(message)
+    return FuseUnavailableError(message)
+
+
 class FuseSession:
     """The mount of one `Filesystem`."""
 
@@ -61,7 +71,7 @@ class FuseSession:
         max_background: int,
         congestion_threshold: int,
     ) -> None:
-        """Mount on an absolute path. Raises `FuseUnavailableError` with the reason."""
+        """Mount on an absolute path. Raises `StartupError`s with the reason."""
         _session.configure(
             self.requests.interrupted, tuple(options), max_background, congestion_threshold, True
         )
@@ -75,7 +85,7 @@ class FuseSession:
                 caught.seek(0)
                 said = caught.read().decode(errors="replace").strip().splitlines()
                 reason = said[-1] if said else str(error)
-                raise FuseUnavailableError(f"cannot mount on {mountpoint}: {reason}") from None
+                raise _refusal(f"cannot mount on {mountpoint}: {reason}") from None
             finally:
                 os.dup2(saved, 2)
                 os.close(saved)
@@ -99,9 +109,12 @@ class FuseSession:
         return Ended.ABORTED if self._is_still_mounted() else Ended.UNMOUNTED
 
     def _is_still_mounted(self) -> bool:
-        entry = mountinfo.mount_at(os.fsencode(self.mountpoint))
-        return entry is not None and entry.minor == self.connection
+        place = os.fsencode(self.mountpoint)
+        return any(e.mountpoint == place and e.minor == self.connection for e in mountinfo.mounts())
 
     def close(self, unmount: bool) -> None:
         """Give the session back to libfuse; requests not answered fail with ENOTCONN."""
-        pyfuse3.close(unmount=unmount)
+        # libfuse unmounts by name, hence whatever lies on top there.
+        top = mountinfo.mount_at(os.fsencode(self.mountpoint))
+        is_ours = top is not None and top.minor == self.connection
+        pyfuse3.close(unmount=unmount and is_ours)

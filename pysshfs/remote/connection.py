@@ -367,7 +367,10 @@ class ServerConnection:
             base = await client.request_realpath(session, wanted)
             found = await client.SftpRemote(session, base, abilities, self.generation).stat(b"")
         except FilesystemError as error:
-            raise RemoteDirectoryError(f"{shown}: {os.strerror(error.errno)}") from None
+            reason = os.strerror(error.errno)
+            if shown.startswith("~"):
+                reason += " (~ is not expanded: leave the directory out for the login directory)"
+            raise RemoteDirectoryError(f"{shown} on the server: {reason}") from None
         if not base.startswith(b"/") or found.mode is None or not stat.S_ISDIR(found.mode):
             raise RemoteDirectoryError(f"{shown}: not a directory on the server")
         return base
@@ -379,7 +382,9 @@ class ServerConnection:
         home = await client.request_realpath(self._session, b".")
         abilities = client.capabilities({}, None, large_messages=False)
         found = await client.SftpRemote(self._session, home, abilities, self.generation).stat(b"")
-        return found.uid or 0, found.gid or 0
+        if found.uid is None or found.gid is None:
+            raise StartupError("idmap=user: the server does not say whose the login directory is")
+        return found.uid, found.gid
 
     # --- ending -----------------------------------------------------------------------------
 

@@ -163,7 +163,9 @@ class SshConfiguration:
                 () if user is None else user, host, () if port is None else port,
             )  # fmt: skip
         except (ConfigParseError, OSError, UnicodeDecodeError) as error:
-            raise StartupError(f"ssh configuration: {error}") from None
+            raise StartupError(
+                f"ssh configuration: {error} (-F FILE names another configuration)"
+            ) from None
         return HostConfig(parsed)
 
 

@@ -8,7 +8,7 @@ left out of what is still to be delivered; names added may be missing: POSIX all
 
 Offsets count entries from 1 and stay valid while the stream lives; going back to 0 (rewinddir)
 takes a new snapshot. Touched by the opendir, readdir and releasedir requests of its directory and
-by the calls that remove names. Suspends in `entry_at` only.
+by the calls that remove names. Suspends in `open`, `rewind`, `read_ahead` and `entry_at`.
 """
 
 from __future__ import annotations
@@ -76,10 +76,13 @@ class DirectoryStream:
             await fetching.wait()
         await self._open()
 
-    async def read_ahead(self) -> int:
-        """Read all of it for the listing cache, for no program yet; how many names there are."""
+    async def read_ahead(self, most: int) -> int | None:
+        """Read all of it for the listing cache, for no program yet; how many names there are. None
+        when there are more than `most`: a server may have names without end."""
         await self._open()
         while not self._complete:
+            if len(self._entries) > most:
+                return None
             await self._receive()
         return len(self._entries)
 
@@ -217,7 +220,7 @@ class DirectoryStream:
         inode.kind = reply.kind
         inode.told_version = (attributes.mtime, attributes.size)
         if is_certain:
-            inode.known_size = attributes.size
+            inode.found(attributes.mtime, attributes.size)
             newer = self._tree.cache.peek_attributes(inode.number)
             if newer is not None and newer.expires > self._expires:
                 return

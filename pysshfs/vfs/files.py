@@ -106,7 +106,7 @@ class Files:
         """Open on the server and look at the file again, in one round trip."""
         tree = self._tree
         if flags & os.O_TRUNC and inode.writeback is not None:
-            await inode.writeback.drain()  # older data must not land behind the truncation
+            await inode.writeback.before_truncation()
         path = inode.path()
         if flags & os.O_TRUNC:
             tree.changed(inode)
@@ -120,7 +120,7 @@ class Files:
             await self._explain_open(inode, path, looking, error)
             raise
         file = self._register(inode, handle, flags)
-        if flags & os.O_TRUNC:
+        if flags & os.O_TRUNC and inode.mutated_at <= sent_at:
             inode.known_size = 0
         try:
             attributes = await self._look(inode, looking, sent_at)
@@ -160,7 +160,8 @@ class Files:
         version = (attributes.mtime, attributes.size)
         settled = time.time() - attributes.mtime >= _SETTLED_SECONDS
         keep = config.kernel_cache or (inode.data_version == version and settled)
-        inode.data_version = version
+        # Nor are pages that are read from now on, if the file can still change unseen.
+        inode.data_version = version if settled else None
         return Opened(file, keep, attributes_changed=inode.told_version not in (None, version))
 
     async def create(
@@ -175,8 +176,8 @@ class Files:
         tree = self._tree
         path = tree.child_path(parent, name)
         known = tree.inodes.child(parent, name)
-        if flags & os.O_TRUNC and known is not None and known.writeback is not None:
-            await known.writeback.drain()  # older data must not land behind the truncation
+        if known is not None and known.writeback is not None:
+            await known.writeback.drain()  # the look at it is to find its size with this data
         how = open_mode(flags) | OpenMode.CREATE
         self._about_to_create(parent, name)
         sent_at = tree.mutations
@@ -190,6 +191,8 @@ class Files:
                 raise await diagnose.exists(tree.remote, path, error) from None
             known = tree.inodes.child(parent, name)
             if flags & os.O_TRUNC and known is not None:
+                if known.writeback is not None:
+                    await known.writeback.before_truncation()
                 tree.changed(known)
                 self._discard_read_ahead(known)
             sent_at = tree.mutations
@@ -210,7 +213,7 @@ class Files:
         except BaseException:
             self._unregister(file)
             raise
-        inode.data_version = (attributes.mtime, attributes.size)
+        inode.data_version = None  # what is read from now on can still change unseen
         return inode, file, attributes
 
     def _about_to_create(self, parent: Inode, name: bytes) -> None:
@@ -288,7 +291,7 @@ class Files:
             # What was asked before the last acknowledgement is out of date after it.
             writeback = Writeback(tree.writebacks, lambda: tree.changed(inode))
             inode.writeback = writeback
-        self._report_error(file, writeback)
+        await self._report_error(file, writeback)
         if file.appending and not from_page_cache:
             async with writeback.appending:
                 offset = await self._append_offset(file, writeback, offset)
@@ -298,7 +301,7 @@ class Files:
             await self._take(file, writeback, offset, data)
         if tree.config.synchronous_writes:
             await writeback.drain()
-            self._report_error(file, writeback)
+            await self._report_error(file, writeback)
         return len(data)
 
     async def _take(
@@ -313,10 +316,19 @@ class Files:
         inode.known_size = max(inode.known_size, offset + len(data))
         self._discard_read_ahead(inode)
 
-    def _report_error(self, file: OpenFile, writeback: Writeback) -> None:
+    async def _report_error(self, file: OpenFile, writeback: Writeback) -> None:
         """Raise the last error of writing unless this open file has reported it."""
-        seen, file.error_seen = file.error_seen, writeback.error_sequence
-        writeback.raise_error(seen)
+        sequence = writeback.error_sequence
+        try:
+            writeback.raise_error(file.error_seen)
+        except FilesystemError as error:
+            try:
+                path = file.inode.path()
+            except FilesystemError:
+                path = b""  # unlinked: most likely it lies where the rest does
+            known = await diagnose.space(self._tree.remote, path, error)
+            file.error_seen = sequence  # only now: who was interrupted has not heard of it
+            raise known from None
 
     async def _append_offset(self, file: OpenFile, writeback: Writeback, offset: int) -> int:
         end = max(writeback.end, writeback.appended_to)
@@ -336,7 +348,7 @@ class Files:
         if not writeback.is_clean:
             await writeback.drain()
             self._tree.changed(file.inode)
-        self._report_error(file, writeback)
+        await self._report_error(file, writeback)
 
     async def fsync(self, file: OpenFile) -> None:
         """As `flush`, and the server has synced the file, if it can be asked to."""

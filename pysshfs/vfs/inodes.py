@@ -54,6 +54,7 @@ class Inode:
         "number",
         "open_files",
         "parent",
+        "read_version",
         "told_version",
         "writeback",
     )
@@ -70,12 +71,22 @@ class Inode:
         self.known_size = 0
         self.data_version: tuple[int, int] | None = None  # (mtime, size) that cached pages have
         self.told_version: tuple[int, int] | None = None  # (mtime, size) the kernel was last told
+        self.read_version: tuple[int, int] | None = None  # (mtime, size) of what was read ahead
         self.open_files: list[OpenFile] = []
         self.writeback: Writeback | None = None
 
     @property
     def is_linked(self) -> bool:
         return self.parent is not None or self.number == ROOT_NUMBER
+
+    def found(self, mtime: int, size: int) -> None:
+        """The server has this version of the file now. What was read ahead of another one must not
+        be given to a program any more: the kernel drops its pages, too, when it sees the mtime."""
+        self.known_size = size
+        if self.read_version not in (None, (mtime, size)):
+            for file in self.open_files:
+                file.reader.discard()
+        self.read_version = (mtime, size)
 
     def ancestors(self) -> Iterator[Inode]:
         """The inode itself, its parent, and so on to the root."""

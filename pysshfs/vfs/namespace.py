@@ -122,6 +122,7 @@ class Namespace:
         path = self._about_to_make(parent, name)
         made = self._tree.remote.mkdir(path, mode & 0o7777)
         inode, attributes = await self._made(parent, name, path, made)
+        self._tree.made_directory(inode)
         return inode, await self._correct_mode(
             inode, path, attributes, mode, self._tree.config.directory_mask
         )
@@ -353,7 +354,10 @@ class Namespace:
         times, and the size, again.
         """
         if inode.writeback is not None:
-            await inode.writeback.drain()
+            if change.size is not None:
+                await inode.writeback.before_truncation()
+            else:
+                await inode.writeback.drain()
         change = await self._completed(inode, change)
         if change.size is not None:
             for reading in inode.open_files:

@@ -151,8 +151,8 @@ class FileReader:
         """It failed, or was cut at an end of the file that is not the end any more."""
         if block.data.error is not None:
             return True
-        end = block.offset + block.length
-        return block.length < self._block_size and self._size() > end
+        length = len(block.data.result()) if block.data.done else block.length
+        return length < self._block_size and self._size() > block.offset + length
 
     def _read_ahead(self, position: int) -> None:
         """Ask for the window past `position`, no further than the file is believed to reach."""

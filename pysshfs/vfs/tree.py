@@ -99,6 +99,14 @@ class Tree:
         self.changed(directory)
         self.cache.drop_listing(directory.number)
 
+    def made_directory(self, directory: Inode) -> None:
+        """It is new: what is remembered of an earlier one of its name, which was removed on the
+        server with all that was in it, is not true of this one."""
+        listing = self.cache.listing(directory.number)
+        for entry in listing.entries if listing is not None else ():
+            self.cache.drop_attributes(self.inodes.number_for(directory, entry.name))
+        self.cache.drop_listing(directory.number)
+
     def vanish(self, parent: Inode, name: bytes) -> None:
         """The name is gone: removed by us, or found missing on the server."""
         inode = self.inodes.child(parent, name)
@@ -149,7 +157,7 @@ class Tree:
             raise FilesystemError(errno.ESTALE, f"{inode!r} became another type of file")
         inode.kind = kind
         if inode.mutated_at <= sent_at:
-            inode.known_size = known.size
+            inode.found(known.mtime, known.size)
             self.cache.store_attributes(inode.number, known)
         return known
 

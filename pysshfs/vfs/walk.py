@@ -7,7 +7,8 @@ ones before, into the listing cache, where its opendir finds them.
 The pattern is trusted after `_TRUSTED` directories in a row that were each a subdirectory of one
 listed before; a single `ls` of a directory and of one below it fetches nothing. Bounds: at most
 `_IN_FLIGHT` directories at once, and at most a quarter of the listing cache in names that were
-fetched and not asked for yet. What nobody asked for before it expired counts as `wasted`.
+fetched and not asked for yet; a directory that has more by itself is left to the program. What
+nobody asked for before it expired counts as `wasted`, once its room is needed.
 
 Owned by the `Tree`. `opened` and `listed` are called by the requests and never wait; the fetching
 tasks belong to `run`. An opendir that finds its listing under way waits for it (`under_way`), in
@@ -52,7 +53,9 @@ class WalkAhead:
         self._waiting: deque[tuple[Inode, list[bytes]]] = deque()
         self._followed: set[int] = set()  # directories whose subdirectories were put in `_waiting`
         self._under_way: dict[int, trio.Event] = {}
-        self._unused: dict[int, int] = {}  # fetched and not asked for: names, by inode number
+        # Fetched and not asked for: the room that each listing takes, by inode number, and in all.
+        self._unused: dict[int, int] = {}
+        self._unused_room = 0
         self._wake = trio.Event()
         self.fetched = 0
         self.wasted = 0
@@ -62,7 +65,9 @@ class WalkAhead:
     def opened(self, inode: Inode) -> None:
         """A program opens this directory."""
         number = inode.number
-        self._unused.pop(number, None)
+        if number in self._unused:
+            self._not_unused(number)
+            self._wake.set()  # there may be room again
         if number not in self._expected:
             self._streak = 0
             self._give_up()
@@ -107,6 +112,8 @@ class WalkAhead:
         names: list[bytes],
         put: Callable[[tuple[Inode, list[bytes]]], None],
     ) -> None:
+        if len(self._followed) >= _MOST_EXPECTED:
+            self._followed.clear()  # it saves work only: what is not expected is not fetched again
         self._followed.add(parent.number)
         if names and len(self._waiting) < _MOST_WAITING:
             parent.lookups += 1
@@ -133,11 +140,20 @@ class WalkAhead:
             self._let_go(parent)
         return inode
 
+    @property
+    def _most_unused(self) -> int:
+        return self._tree.cache.capacity // 4
+
+    def _not_unused(self, number: int) -> None:
+        self._unused_room -= self._unused.pop(number, 0)
+
     def _has_room(self) -> bool:
+        if self._unused_room <= self._most_unused:
+            return True  # the usual case, for each directory of a walk: nothing is searched
         for number in [n for n in self._unused if self._tree.cache.listing(n) is None]:
-            del self._unused[number]
+            self._not_unused(number)
             self.wasted += 1
-        return sum(self._unused.values()) <= self._tree.cache.capacity // 4
+        return self._unused_room <= self._most_unused
 
     async def run(self) -> None:
         """Fetch what waits, within the bounds. Ends by cancellation."""
@@ -164,9 +180,14 @@ class WalkAhead:
         stream = DirectoryStream(self._tree, inode)
         try:
             with inodes.kept(inode):
-                names = await stream.read_ahead()
+                names = await stream.read_ahead(self._most_unused)
+            if names is None:
+                self.wasted += 1
+            else:
                 self.fetched += 1
-                self._unused[inode.number] = names
+                self._not_unused(inode.number)
+                self._unused[inode.number] = names + 1  # as the cache counts it
+                self._unused_room += names + 1
         except FilesystemError:
             self.wasted += 1  # the program will ask itself, and be told
         finally:

@@ -16,7 +16,7 @@ Whoever drains waits for what was written before, not for what comes meanwhile: 
 somebody writes without a pause can still be looked at, read and closed.
 
 Touched by: the tasks of write, flush, fsync and read requests, and the pool's task. Suspends only
-in `reserve` and `drain`.
+in `reserve`, `drain` and `before_truncation`.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Writeback:
     """One file's unacknowledged data, in the order in which it was written.
 
     `on_clean` is called when the last of it is acknowledged. `appending` is held from the question
-    where the file ends until the data that goes there is taken.
+    where the file ends until the data that goes there is taken, and while a truncation is prepared.
     """
 
     def __init__(self, pool: WritebackPool, on_clean: Callable[[], None]) -> None:
@@ -258,6 +258,13 @@ class Writeback:
                 if entry in self._drains:
                     self._drains.remove(entry)
             self.push()
+
+    async def before_truncation(self) -> None:
+        """Deliver everything, so that no older data lands behind a truncation that is sent now, and
+        end the burst of appends: the next one goes to the end that the truncation leaves."""
+        async with self.appending:
+            await self.drain()
+            self.appended_to = 0
 
     def raise_error(self, seen: int) -> None:
         """Raise the last error unless the caller has `seen` it (an `error_sequence`)."""

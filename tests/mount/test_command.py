@@ -111,6 +111,12 @@ def test_help_is_quick_and_loads_nothing_of_the_daemon(work: Workspace) -> None:
         assert f"'{heavy}'" not in loaded
 
 
+def test_help_may_be_read_in_part(work: Workspace) -> None:
+    done = work.run(["sh", "-c", f"{sys.executable} -m pysshfs --help | head -n 1"])
+    assert done.stdout.startswith("usage: pysshfs")
+    assert done.stderr == ""
+
+
 def test_exit_codes_descriptions_and_manuals_agree() -> None:
     assert set(DESCRIPTIONS) == set(ExitCode)
     assert len(set(DESCRIPTIONS.values())) == len(ExitCode)

@@ -18,7 +18,7 @@ import pytest
 
 from pysshfs.cli import ctl, logs
 from pysshfs.cli.exitcodes import ExitCode
-from pysshfs.fuse import mountinfo
+from pysshfs.fuse import mountinfo, mountpoint
 from tests.support import procs
 from tests.support.commands import (
     ORDINARY,
@@ -353,7 +353,7 @@ def test_umount_waits_for_the_daemon_and_says_when_it_does_not_end(
     process = subprocess.Popen(["sleep", "0.6"])
     try:
         monkeypatch.setattr(ctl, "_mount_of", lambda _: entry)
-        monkeypatch.setattr(ctl, "_unmount", lambda _: None)
+        monkeypatch.setattr(ctl, "unmount", lambda _: None)
         monkeypatch.setattr(ctl, "ask", lambda *_: {"pid": process.pid})
         monkeypatch.setattr(ctl, "_FLUSH_SECONDS", patience)
         code = ctl.main(["umount", "/mnt"])
@@ -365,6 +365,72 @@ def test_umount_waits_for_the_daemon_and_says_when_it_does_not_end(
     finally:
         process.kill()
         process.wait(10)
+
+
+def test_umount_does_not_wait_for_a_silent_server_with_nothing_to_deliver(
+    work: Workspace, own_server: Sshd, remote: Path
+) -> None:
+    daemon = work.foreground(own_server.source(remote), *own_server.options())
+    sessions = own_server.session_pids()
+    try:
+        for pid in sessions:
+            os.kill(pid, signal.SIGSTOP)
+        began = time.monotonic()
+        assert work.ctl("umount", str(work.mountpoint)).returncode == ExitCode.OK
+        assert time.monotonic() - began < 10
+        assert work.entry() is None
+    finally:
+        for pid in sessions:
+            os.kill(pid, signal.SIGCONT)
+    assert daemon.wait(10) == ExitCode.OK
+
+
+def test_a_mount_is_found_through_a_link_to_it(
+    work: Workspace, server: Sshd, remote: Path
+) -> None:
+    link = work.directory / "link"
+    link.symlink_to(work.mountpoint)
+    daemon = work.foreground(server.source(remote), *server.options())
+    (state,) = json.loads(work.ctl("status", str(link), "--json").stdout)
+    assert state["pid"] == daemon.pid
+    assert work.ctl("umount", str(link)).returncode == ExitCode.OK
+    assert daemon.wait(10) == ExitCode.OK
+
+
+def test_the_end_of_a_mount_leaves_the_one_on_top_alone(
+    work: Workspace, server: Sshd, remote: Path
+) -> None:
+    below = work.foreground(server.source(remote), *server.options())
+    first = work.entry()
+    above = work.foreground(server.source(remote), *server.options())
+
+    def is_covered() -> bool:
+        entry = work.entry()
+        return entry is not None and first is not None and entry.minor != first.minor
+
+    wait_until("the second mount", is_covered)
+    below.terminate()
+    assert below.wait(20) == ExitCode.OK
+    assert is_covered()
+    (state,) = json.loads(work.ctl("status", str(work.mountpoint), "--json").stdout)
+    assert state["pid"] == above.pid
+    assert work.run(["ls", str(work.mountpoint)]).returncode == 0
+    above.terminate()
+    assert above.wait(20) == ExitCode.OK
+    assert mountpoint.unmount(str(work.mountpoint), lazy=True) is None  # the dead one below
+
+
+def test_a_mount_of_another_subtype_is_known_by_its_daemon(
+    work: Workspace, server: Sshd, remote: Path
+) -> None:
+    daemon = work.foreground(server.source(remote), *server.options(), "subtype=other")
+    entry = work.entry()
+    assert entry is not None
+    assert entry.fstype == "fuse.other"
+    (state,) = json.loads(work.ctl("status", str(work.mountpoint), "--json").stdout)
+    assert state["pid"] == daemon.pid
+    assert work.ctl("umount", str(work.mountpoint)).returncode == ExitCode.OK
+    assert daemon.wait(10) == ExitCode.OK
 
 
 def test_umount_of_a_busy_mount_is_refused(
@@ -481,7 +547,7 @@ def test_a_user_may_not_let_others_in_unless_the_system_allows_it(
     if allowed:
         assert result.returncode == 0
     else:
-        refused(result, ExitCode.FUSE_UNAVAILABLE, "user_allow_other")
+        refused(result, ExitCode.USAGE, "user_allow_other")
 
 
 def test_a_users_mountpoint_has_to_be_the_users(
@@ -489,7 +555,7 @@ def test_a_users_mountpoint_has_to_be_the_users(
 ) -> None:
     os.chown(work.mountpoint, 0, 0)
     result = work.run([*user, *work.argv(server.source("/"), *user_options(server))])
-    refused(result, ExitCode.FUSE_UNAVAILABLE, str(work.mountpoint))
+    refused(result, ExitCode.MOUNTPOINT, str(work.mountpoint))
     assert work.entry() is None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 
 import pytest
 import trio
@@ -14,6 +15,7 @@ from pysshfs.remotefs import AttributeChange, Attributes
 from pysshfs.vfs.config import VfsConfig
 from pysshfs.vfs.filesystem import ROOT_NUMBER
 from tests.support.fake_mount import mounted, settle, start
+from tests.support.memory_tree import START
 
 CONFIG = VfsConfig(stat_timeout=10, link_timeout=30, directory_timeout=10, negative_timeout=2)
 
@@ -361,3 +363,48 @@ async def test_the_attribute_cache_is_bounded() -> None:
         for i in range(50):
             assert await mount.size(b"%d" % i) == i
         assert mount.remote.count("lstat") >= before + 40
+
+
+async def test_pages_of_a_file_that_could_change_unseen_are_not_kept_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two changes within one second look alike: pages read between them are old."""
+    now = float(START)
+    monkeypatch.setattr(time, "time", lambda: now)
+    async with mounted(config=CONFIG) as mount:
+        mount.tree.write_file(b"f", b"1")
+        number = await mount.number(b"f")
+        kept = []
+        for _ in range(3):
+            opened = await mount.fs.open(number, os.O_RDONLY)
+            await mount.close(opened.fh)
+            kept.append(opened.keep_cache)
+            now += 10
+        assert kept == [False, False, True]
+
+
+async def test_a_directory_made_anew_is_empty() -> None:
+    async with mounted(config=CONFIG) as mount:
+        mount.tree.mkdir(b"d")
+        mount.tree.write_file(b"d/old", b"")
+        assert await mount.names(b"d") == [b"old"]
+        mount.tree.remove(b"d/old")
+        mount.tree.rmdir(b"d")
+        mount.forget_all()
+        await mount.mkdir(b"d")
+        assert await mount.names(b"d") == []
+        assert await mount.find(b"d/old") is None
+
+
+async def test_pages_of_a_file_opened_by_create_are_not_kept_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = float(START)
+    monkeypatch.setattr(time, "time", lambda: now)
+    async with mounted(config=CONFIG) as mount:
+        mount.tree.write_file(b"f", b"1")
+        await mount.close(await mount.create(b"f"))
+        now += 10
+        opened = await mount.fs.open(await mount.number(b"f"), os.O_RDONLY)
+        await mount.close(opened.fh)
+        assert not opened.keep_cache

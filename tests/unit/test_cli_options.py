@@ -127,7 +127,8 @@ def test_lookup() -> None:
     assert option_named("cache_timeout").name == "dcache_timeout"
     assert option_named("x-systemd.automount").destination is Destination.DROPPED
     assert find_option("no_readahead") == (option_named("readahead"), "0")
-    for unknown in ("", "RO", "Dcache_timeout", "uidfile", "foreground", "x"):
+    assert option_named("uidfile").destination is Destination.REFUSED
+    for unknown in ("", "RO", "Dcache_timeout", "foreground", "x"):
         assert find_option(unknown) is None
 
 

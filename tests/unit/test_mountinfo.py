@@ -91,7 +91,7 @@ def test_the_later_of_two_mounts_is_the_visible_one(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(mountinfo, "mounts", lambda: parse_mountinfo(LINE + upper))
     visible = mountinfo.mount_at(b"/mnt")
     assert visible is not None and visible.minor == 41
-    assert [entry.minor for entry in mountinfo.pysshfs_mounts()] == [40, 41]
+    assert [entry.minor for entry in mountinfo.mounts() if mountinfo.is_pysshfs(entry)] == [40, 41]
 
 
 def test_the_control_filesystem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -301,3 +301,30 @@ async def test_a_failed_read_is_reported_and_asked_again() -> None:
 )
 def test_block_sizes_fit_one_read(max_read: int, block: int) -> None:
     assert block_size_for(max_read) == block
+
+
+async def test_an_open_file_that_changed_on_the_server_is_read_anew() -> None:
+    """Once its new mtime was seen, the kernel drops its pages and asks again."""
+    async with mounted() as mount:
+        mount.tree.write_file(b"f", b"old" * KIB)
+        fh = await mount.open(b"f")
+        number = await mount.number(b"f")
+        assert await mount.fs.read(fh, 0, 3) == b"old"
+        await trio.sleep(60)
+        mount.tree.now += 60
+        mount.tree.write_file(b"f", b"new" * KIB)
+        await mount.fs.getattr(number)
+        assert await mount.fs.read(fh, 0, 3) == b"new"
+        await mount.close(fh)
+
+
+async def test_an_end_of_the_file_is_not_the_end_for_ever() -> None:
+    """Truncated and written anew within one second: no version shows it."""
+    async with mounted() as mount:
+        node = mount.tree.write_file(b"f", b"x" * KIB)
+        fh = await mount.open(b"f")
+        mount.tree.truncate(node, 0)
+        assert await mount.fs.read(fh, 0, KIB) == b""
+        mount.tree.append_file(b"f", b"x" * KIB)
+        assert await mount.fs.read(fh, 0, KIB) == b"x" * KIB
+        await mount.close(fh)

@@ -14,6 +14,8 @@ from tests.support.memory_tree import MemoryTree
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    import pytest
+
 ROUND_TRIP = 0.05
 WIDTH, DEPTH = 4, 3
 
@@ -162,3 +164,45 @@ async def test_without_a_listing_cache_nothing_is_fetched() -> None:
         found = [path async for path in walked(mount)]
         await settle()
         assert mount.remote.count("opendir") == len(found)
+
+
+async def test_a_walk_larger_than_the_bound_is_listed_ahead_to_its_end() -> None:
+    made = MemoryTree()
+    for i in range(30):
+        made.mkdir(b"d%02d" % i)
+        for j in range(9):
+            made.write_file(b"d%02d/%d" % (i, j), b"")
+    async with mounted(made, config=VfsConfig(cache_entries=200)) as mount:
+        for path in (b"", *(b"d%02d" % i for i in range(30))):
+            await mount.names(path)
+            await settle()
+        # All but the two that make the pattern.
+        assert mount.fs.statistics()["listed_ahead"] == 28
+
+
+async def test_a_directory_too_long_for_the_bound_is_left_to_the_program() -> None:
+    made = MemoryTree()
+    for path in (b"d0", b"d0/d0", b"d0/d0/d0"):
+        made.mkdir(path)
+    for i in range(5000):
+        made.write_file(b"d0/d0/d0/%d" % i, b"")
+    async with mounted(made, config=VfsConfig(cache_entries=400)) as mount:
+        for path in (b"", b"d0", b"d0/d0"):
+            await mount.names(path)
+        await settle()
+        assert mount.remote.count("opendir") == 4
+        assert mount.remote.count("readdir") < 40  # of 50 for the whole
+        assert mount.remote.open_handles == []
+        assert len(await mount.names(b"d0/d0/d0")) == 5000
+
+
+async def test_what_is_remembered_of_a_long_walk_is_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(walk, "_MOST_EXPECTED", 10)
+    async with mounted(tree(width=1, depth=40)) as mount:
+        found = [path async for path in walked(mount)]
+        await settle()
+        assert len(found) == 41
+        assert len(mount.fs.tree.walk._followed) <= 10
+        assert mount.remote.count("opendir") == len(found)  # none twice

@@ -15,7 +15,7 @@ from pysshfs.remotefs import AttributeChange
 from pysshfs.vfs.config import VfsConfig
 from pysshfs.vfs.filesystem import ROOT_NUMBER
 from tests.support.fake_mount import Mount, mounted, settle, start
-from tests.support.fake_remote import OPENSSH
+from tests.support.fake_remote import OPENSSH, ROOMY
 
 if TYPE_CHECKING:
     from tests.support.fake_remote import FakeRemote
@@ -504,3 +504,77 @@ async def test_closing_many_files_leaves_no_handle_and_no_budget() -> None:
         statistics = mount.fs.statistics()
         assert statistics["inodes"] == 1
         assert statistics["open_files"] == statistics["unacknowledged_bytes"] == 0
+
+
+@pytest.mark.parametrize("how", ["setattr", "open", "create"])
+async def test_a_log_truncated_under_its_writer_goes_on_at_its_new_end(how: str) -> None:
+    async with mounted(latency=0.1) as mount, trio.open_nursery() as nursery:
+        log = await mount.create(b"log", flags=os.O_WRONLY | os.O_APPEND)
+        number = await mount.number(b"log")
+
+        async def append_on() -> None:
+            while True:
+                await mount.fs.write(log, 0, b"x" * 100)
+                mount.fs.tree.writebacks.push_all()  # something of it is always on its way
+                await trio.sleep(0.03)
+
+        task = start(nursery, append_on)
+        await trio.sleep(1)
+        if how == "setattr":
+            await mount.fs.setattr(number, AttributeChange(size=0))
+        elif how == "open":
+            await mount.fs.release(await mount.open(b"log", os.O_WRONLY | os.O_TRUNC))
+        else:
+            await mount.fs.release(await mount.create(b"log", flags=os.O_WRONLY | os.O_TRUNC))
+        await trio.sleep(1)
+        task.scope.cancel()
+        await mount.close(log)
+        data = mount.tree.read_file(b"log")
+        assert data
+        assert b"\0" not in data
+
+
+async def test_create_over_a_file_with_data_on_its_way_tells_its_size() -> None:
+    async with mounted() as mount:
+        fh = await mount.create(b"f")
+        await mount.fs.write(fh, 0, b"x" * 1000)
+        again, entry = await mount.fs.create(ROOT_NUMBER, b"f", 0o644, os.O_RDWR)
+        mount.counted(entry)
+        assert entry.attributes.size == 1000
+        await mount.close(again.fh)
+        await mount.close(fh)
+
+
+@pytest.mark.parametrize("unlinked", [False, True])
+async def test_a_full_disk_is_told_from_other_failures(unlinked: bool) -> None:
+    async with mounted() as mount:
+        await mount.mkdir(b"d")
+        fh = await mount.create(b"d/f")
+        if unlinked:
+            await mount.unlink(b"d/f")
+        mount.remote.statistics = ROOMY._replace(blocks_available=0)
+        mount.remote.fail_next("write", RemoteStatusError(FX_FAILURE))
+        await mount.fs.write(fh, 0, b"x")
+        with pytest.raises(FilesystemError) as caught:
+            await mount.fs.flush(fh)
+        assert caught.value.errno == errno.ENOSPC
+        await mount.close(fh)  # reported once
+
+
+async def test_a_listing_tells_the_size_of_what_was_written_during_a_truncation() -> None:
+    async with mounted(latency=0.1) as mount:
+        mount.tree.write_file(b"f", b"x")
+        number = await mount.number(b"f")
+        writer = await mount.open(b"f", os.O_WRONLY)
+        async with trio.open_nursery() as nursery:
+            truncating = start(nursery, mount.open, b"f", os.O_WRONLY | os.O_TRUNC)
+            await trio.sleep(0.05)
+            await mount.fs.write(writer, 0, b"y" * 500)
+        fh = await mount.fs.opendir(ROOT_NUMBER)
+        told = {item.number: item.entry async for item in mount.fs.readdir(fh, 0)}
+        await mount.fs.releasedir(fh)
+        entry = told[number]
+        assert entry is not None
+        assert entry.attributes.size == 500
+        await mount.close(truncating.result())
+        await mount.close(writer)
