@@ -5,7 +5,8 @@ No state but the session, the served directory and what the server said it can d
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+import functools
+from typing import TYPE_CHECKING, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
 
 from pysshfs.errors import ProtocolError, StaleHandleError, UnsupportedError
 from pysshfs.remote import wire
@@ -21,7 +22,12 @@ from pysshfs.remotefs import (
 from pysshfs.reply import Reply
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pysshfs.remote.session import SftpSession
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # What every server must take (draft-ietf-secsh-filexfer-02, section 3: packets of 34,000 bytes).
 SAFE_LENGTH: Final = 32 * 1024
@@ -91,6 +97,22 @@ def capabilities(
     )
 
 
+def _on_current_session(
+    method: Callable[Concatenate[SftpRemote, RemoteHandle, P], Reply[T]],
+) -> Callable[Concatenate[SftpRemote, RemoteHandle, P], Reply[T]]:
+    """A handle of an earlier connection means nothing, or another file, on this one."""
+
+    @functools.wraps(method)
+    def checked(
+        self: SftpRemote, handle: RemoteHandle, /, *args: P.args, **kwargs: P.kwargs
+    ) -> Reply[T]:
+        if handle.generation != self._generation:
+            return Reply.failed(StaleHandleError())
+        return method(self, handle, *args, **kwargs)
+
+    return checked
+
+
 class SftpRemote:
     """The served directory `base` (absolute, as the server gave it) on one session."""
 
@@ -117,19 +139,11 @@ class SftpRemote:
     def _absolute(self, path: bytes) -> bytes:
         return self._base + b"/" + path if path else self._base or b"/"
 
-    def _is_stale(self, handle: RemoteHandle) -> bool:
-        return handle.generation != self._generation
-
     def _parse_handle(self, reader: wire.Reader) -> RemoteHandle:
         token = reader.string()
         if not 0 < len(token) <= _MAX_HANDLE:
             raise ProtocolError(f"handle of {len(token)} bytes")
         return RemoteHandle(token, self._generation)
-
-    def _on_handle(self, kind: int, handle: RemoteHandle, *fields: bytes) -> Reply[None]:
-        if self._is_stale(handle):
-            return Reply.failed(StaleHandleError())
-        return self._session.request(kind, wire.string(handle.token), *fields)
 
     def _extended(self, name: bytes, offered: bool, *fields: bytes) -> Reply[None]:
         if not offered:
@@ -149,9 +163,8 @@ class SftpRemote:
     def stat(self, path: bytes) -> Reply[Attributes]:
         return self._attributes(wire.FXP_STAT, self._path(path))
 
+    @_on_current_session
     def fstat(self, handle: RemoteHandle) -> Reply[Attributes]:
-        if self._is_stale(handle):
-            return Reply.failed(StaleHandleError())
         return self._attributes(wire.FXP_FSTAT, wire.string(handle.token))
 
     def setstat(self, path: bytes, change: AttributeChange) -> Reply[None]:
@@ -167,8 +180,10 @@ class SftpRemote:
             wire.encode_change(change),
         )
 
+    @_on_current_session
     def fsetstat(self, handle: RemoteHandle, change: AttributeChange) -> Reply[None]:
-        return self._on_handle(wire.FXP_FSETSTAT, handle, wire.encode_change(change))
+        token = wire.string(handle.token)
+        return self._session.request(wire.FXP_FSETSTAT, token, wire.encode_change(change))
 
     def statvfs(self, path: bytes) -> Reply[FilesystemStatistics]:
         if not self.capabilities.statvfs:
@@ -196,13 +211,12 @@ class SftpRemote:
             closes_late=True,
         )
 
+    @_on_current_session
     def close(self, handle: RemoteHandle) -> Reply[None]:
-        return self._on_handle(wire.FXP_CLOSE, handle)
+        return self._session.request(wire.FXP_CLOSE, wire.string(handle.token))
 
+    @_on_current_session
     def read(self, handle: RemoteHandle, offset: int, length: int) -> Reply[bytes]:
-        if self._is_stale(handle):
-            return Reply.failed(StaleHandleError())
-
         def parse(reader: wire.Reader) -> bytes:
             data = reader.string()
             if not 0 < len(data) <= length:
@@ -219,16 +233,14 @@ class SftpRemote:
             at_eof=b"",
         )
 
+    @_on_current_session
     def write(
         self, handle: RemoteHandle, offset: int, data: bytes | bytearray | memoryview
     ) -> Reply[None]:
-        if self._is_stale(handle):
-            return Reply.failed(StaleHandleError())
         return self._session.write(handle.token, offset, data)
 
+    @_on_current_session
     def fsync(self, handle: RemoteHandle) -> Reply[None]:
-        if self._is_stale(handle):
-            return Reply.failed(StaleHandleError())
         return self._extended(
             b"fsync@openssh.com", self.capabilities.fsync, wire.string(handle.token)
         )
@@ -244,9 +256,8 @@ class SftpRemote:
             closes_late=True,
         )
 
+    @_on_current_session
     def readdir(self, handle: RemoteHandle) -> Reply[list[DirectoryEntry] | None]:
-        if self._is_stale(handle):
-            return Reply.failed(StaleHandleError())
         return self._session.request(
             wire.FXP_READDIR,
             wire.string(handle.token),

@@ -18,7 +18,7 @@ import stat
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pysshfs.errors import FilesystemError, UnsafeReplyError
+from pysshfs.errors import UnsafeReplyError
 from pysshfs.vfs import idmap
 from pysshfs.vfs.cache import CachedListing, ListedEntry
 from pysshfs.vfs.sanity import checked_attributes, is_safe_name
@@ -234,9 +234,4 @@ class DirectoryStream:
         handle, self._handle = self._handle, None
         self._in_flight.clear()
         if handle is not None:
-            self._tree.remote.close(handle).add_callback(_log_close)
-
-
-def _log_close(reply: Reply[None]) -> None:
-    if isinstance(reply.error, FilesystemError):
-        log.info("closing a directory: %s", reply.error)
+            self._tree.close(handle)

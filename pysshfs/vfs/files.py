@@ -179,7 +179,7 @@ class Files:
         if known is not None and known.writeback is not None:
             await known.writeback.drain()  # the look at it is to find its size with this data
         how = open_mode(flags) | OpenMode.CREATE
-        self._about_to_create(parent, name)
+        tree.about_to_make(parent, name)
         sent_at = tree.mutations
         opening = tree.remote.open(path, how | OpenMode.EXCLUSIVE, mode & 0o7777)
         looking = tree.remote.lstat(path)
@@ -203,7 +203,7 @@ class Files:
         try:
             inode, attributes = tree.adopt(parent, name, await looking, sent_at)
         except BaseException:
-            tree.remote.close(handle).add_callback(_log_close)
+            tree.close(handle)
             raise
         tree.cache.drop_absent(parent.number, name)
         file = self._register(inode, handle, flags)
@@ -215,14 +215,6 @@ class Files:
             raise
         inode.data_version = None  # what is read from now on can still change unseen
         return inode, file, attributes
-
-    def _about_to_create(self, parent: Inode, name: bytes) -> None:
-        tree = self._tree
-        tree.names_changed(parent)
-        tree.cache.drop_absent(parent.number, name)
-        known = tree.inodes.child(parent, name)
-        if known is not None:  # it appears after all, or is truncated
-            tree.changed(known)
 
     async def _is_taken(self, looking: Reply[Attributes], error: RemoteStatusError) -> bool:
         """Whether an exclusive create failed because there is a file. ESTALE for a symlink: the
@@ -382,9 +374,4 @@ class Files:
         if not inode.open_files and inode.writeback is not None and inode.writeback.is_clean:
             inode.writeback = None
         self._tree.inodes.drop_unused(inode)
-        self._tree.remote.close(file.handle).add_callback(_log_close)
-
-
-def _log_close(reply: Reply[None]) -> None:
-    if isinstance(reply.error, FilesystemError):
-        log.info("closing a file: %s", reply.error)
+        self._tree.close(file.handle)

@@ -35,8 +35,9 @@ _NUMBER_MASK: Final = (1 << 63) - 1
 class Inode:
     """A file, directory or symlink that the kernel knows.
 
-    `lookups` is the kernel's lookup count. `parent` is None for the root and for an inode that has
-    no name any more (unlinked, replaced). `mutated_at` is the tree's mutation counter at the last
+    `lookups` is the kernel's lookup count, `holds` counts reasons of our own to keep it. `parent` is
+    None for the root and for an inode that has no name any more (unlinked, replaced). `mutated_at`
+    is the tree's mutation counter at the last
     change made through this mount: a reply to a request sent before that is out of date.
     `child_mutated_at` is the same for the attributes of whatever is in a directory, so that it
     outlives an inode which the kernel forgets.
@@ -46,6 +47,7 @@ class Inode:
         "child_mutated_at",
         "children",
         "data_version",
+        "holds",
         "kind",
         "known_size",
         "lookups",
@@ -64,6 +66,7 @@ class Inode:
         self.parent = parent
         self.name = name
         self.lookups = 0
+        self.holds = 0
         self.children = 0
         self.mutated_at = 0
         self.child_mutated_at = 0
@@ -115,12 +118,12 @@ class Inode:
 
 
 class InodeTable:
-    """All inodes with a lookup count, an open file or a child in the table."""
+    """All inodes with a lookup count, a hold, an open file or a child in the table."""
 
     def __init__(self, number_of: Callable[[tuple[int, bytes]], int] = hash) -> None:
         self._hash = number_of
         self.root = Inode(ROOT_NUMBER, None, b"")
-        self.root.lookups = 1  # the mount's own; never given back
+        self.root.holds = 1  # the mount's own; never given back
         self._by_number: dict[int, Inode] = {ROOT_NUMBER: self.root}
         self._by_name: dict[tuple[int, bytes], Inode] = {}
         self._assigned: dict[tuple[int, bytes], int] = {}
@@ -231,24 +234,32 @@ class InodeTable:
         """The kernel gives back `count` lookups."""
         inode = self._by_number.get(number)
         if inode is not None:
-            inode.lookups = max(inode.lookups - count, 1 if inode is self.root else 0)
+            inode.lookups = max(inode.lookups - count, 0)
             self.drop_unused(inode)
+
+    def hold(self, inode: Inode) -> None:
+        """Keep an inode, whatever the kernel does, until `let_go`."""
+        inode.holds += 1
+
+    def let_go(self, inode: Inode) -> None:
+        inode.holds -= 1
+        self.drop_unused(inode)
 
     @contextmanager
     def kept(self, inode: Inode) -> Iterator[None]:
         """Keep an inode that the kernel does not know yet while something is awaited. Whoever
         gets it afterwards counts the lookup; an exception gives it up."""
-        inode.lookups += 1
+        self.hold(inode)
         try:
             yield
         except BaseException:
-            self.forget(inode.number, 1)
+            self.let_go(inode)
             raise
-        inode.lookups -= 1
+        inode.holds -= 1
 
     def drop_unused(self, inode: Inode) -> None:
         """Leave out what nothing refers to, and its ancestors that were kept for it only."""
-        while not (inode.lookups or inode.children or inode.open_files):
+        while not (inode.lookups or inode.holds or inode.children or inode.open_files):
             if self._by_number.get(inode.number) is not inode:
                 return
             del self._by_number[inode.number]

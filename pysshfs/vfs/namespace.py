@@ -185,19 +185,8 @@ class Namespace:
     def _about_to_make(self, parent: Inode, name: bytes) -> bytes:
         tree = self._tree
         path = tree.child_path(parent, name)
-        tree.names_changed(parent)
-        tree.cache.drop_absent(parent.number, name)
-        self._name_changed(parent, name)
+        tree.about_to_make(parent, name)
         return path
-
-    def _name_changed(self, parent: Inode, name: bytes) -> None:
-        """What stands under this name is made, removed or replaced, or is about to be."""
-        tree = self._tree
-        known = tree.inodes.child(parent, name)
-        if known is not None:
-            tree.changed(known)
-        else:
-            tree.cache.drop_attributes(tree.inodes.number_for(parent, name))
 
     async def _made(
         self,
@@ -244,7 +233,7 @@ class Namespace:
         path = self._tree.child_path(parent, name)
         self._tree.names_changed(parent)
         # Whether it happens is not known to a caller who is interrupted, so ask from now on.
-        self._name_changed(parent, name)
+        self._tree.name_changed(parent, name)
         return path
 
     def _removed(self, parent: Inode, name: bytes) -> None:
@@ -266,8 +255,8 @@ class Namespace:
         old, new = tree.child_path(parent, name), tree.child_path(new_parent, new_name)
         tree.names_changed(parent)
         tree.names_changed(new_parent)
-        self._name_changed(parent, name)
-        self._name_changed(new_parent, new_name)
+        self._tree.name_changed(parent, name)
+        self._tree.name_changed(new_parent, new_name)
         with tree.moving(tree.inodes.child(parent, name)):
             if flags & RENAME_NOREPLACE:
                 await self._rename_to_free_name(old, new)

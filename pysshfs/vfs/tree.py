@@ -10,6 +10,7 @@ late for that is still a correct answer to whoever asked.
 from __future__ import annotations
 
 import errno
+import logging
 import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,10 +29,13 @@ from pysshfs.vfs.writeback import WritebackPool
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pysshfs.remotefs import Attributes, RemoteFS
+    from pysshfs.remotefs import Attributes, RemoteFS, RemoteHandle
     from pysshfs.reply import Reply
     from pysshfs.vfs.config import VfsConfig
     from pysshfs.vfs.inodes import Inode
+
+
+log = logging.getLogger(__name__)
 
 
 class _Fetch(NamedTuple):
@@ -107,6 +111,21 @@ class Tree:
             self.cache.drop_attributes(self.inodes.number_for(directory, entry.name))
         self.cache.drop_listing(directory.number)
 
+    def about_to_make(self, parent: Inode, name: bytes) -> None:
+        """Something is going to be made under this name: what is believed of it, and of the
+        directory, is out of date from before the request is sent."""
+        self.names_changed(parent)
+        self.cache.drop_absent(parent.number, name)
+        self.name_changed(parent, name)
+
+    def name_changed(self, parent: Inode, name: bytes) -> None:
+        """What stands under this name is made, removed or replaced, or is about to be."""
+        known = self.inodes.child(parent, name)
+        if known is not None:
+            self.changed(known)
+        else:
+            self.cache.drop_attributes(self.inodes.number_for(parent, name))
+
     def vanish(self, parent: Inode, name: bytes) -> None:
         """The name is gone: removed by us, or found missing on the server."""
         inode = self.inodes.child(parent, name)
@@ -139,6 +158,12 @@ class Tree:
         while any(above in self._moving for above in inode.ancestors()):
             await self._moved.wait()
         return inode.is_linked and inode.path() != path
+
+    # --- handles ----------------------------------------------------------------------------
+
+    def close(self, handle: RemoteHandle) -> None:
+        """Give the server a handle back. Nobody waits for that, nor could act on a failure."""
+        self.remote.close(handle).add_callback(_log_close)
 
     # --- attributes -------------------------------------------------------------------------
 
@@ -250,3 +275,8 @@ class Tree:
             left if entry is None else entry,
             left if attribute is None else attribute,
         )
+
+
+def _log_close(reply: Reply[None]) -> None:
+    if isinstance(reply.error, FilesystemError):
+        log.info("closing a handle: %s", reply.error)

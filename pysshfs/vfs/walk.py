@@ -49,7 +49,7 @@ class WalkAhead:
         self._expected: dict[int, None] = {}  # by inode number, oldest first
         self._streak = 0
         # Directories, each with names below it that are to be fetched, the next one last. Each is
-        # held by a lookup of ours: the kernel need not know it yet.
+        # held: the kernel need not know it yet.
         self._waiting: deque[tuple[Inode, list[bytes]]] = deque()
         self._followed: set[int] = set()  # directories whose subdirectories were put in `_waiting`
         self._under_way: dict[int, trio.Event] = {}
@@ -116,18 +116,14 @@ class WalkAhead:
             self._followed.clear()  # it saves work only: what is not expected is not fetched again
         self._followed.add(parent.number)
         if names and len(self._waiting) < _MOST_WAITING:
-            parent.lookups += 1
+            self._tree.inodes.hold(parent)
             put((parent, names[::-1]))
             self._wake.set()
 
     def _give_up(self) -> None:
         self._followed.clear()
         while self._waiting:
-            self._let_go(self._waiting.pop()[0])
-
-    def _let_go(self, parent: Inode) -> None:
-        parent.lookups -= 1
-        self._tree.inodes.drop_unused(parent)
+            self._tree.inodes.let_go(self._waiting.pop()[0])
 
     def _take_next(self) -> Inode | None:
         """The next directory to fetch, as an inode that lives until `drop_unused`."""
@@ -137,7 +133,7 @@ class WalkAhead:
         inode = self._tree.inodes.intern(parent, name) if wanted else None
         if not names:
             self._waiting.popleft()
-            self._let_go(parent)
+            self._tree.inodes.let_go(parent)
         return inode
 
     @property
