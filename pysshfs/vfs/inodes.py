@@ -35,12 +35,11 @@ _NUMBER_MASK: Final = (1 << 63) - 1
 class Inode:
     """A file, directory or symlink that the kernel knows.
 
-    `lookups` is the kernel's lookup count, `holds` counts reasons of our own to keep it. `parent` is
-    None for the root and for an inode that has no name any more (unlinked, replaced). `mutated_at`
-    is the tree's mutation counter at the last
-    change made through this mount: a reply to a request sent before that is out of date.
-    `child_mutated_at` is the same for the attributes of whatever is in a directory, so that it
-    outlives an inode which the kernel forgets.
+    `lookups` is the kernel's lookup count, `holds` counts reasons of our own to keep the inode.
+    `parent` is None for the root and for an inode that has no name any more (unlinked, replaced).
+    `mutated_at` is the tree's mutation counter at the last change made through this mount: a reply
+    to a request sent before that is out of date. `child_mutated_at` is the same for the attributes
+    of whatever is in a directory, so that it outlives an inode which the kernel forgets.
     """
 
     __slots__ = (
