@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.mount.places import Place, ServerUnderTest, SharedMount
+from tests.support.commands import Workspace
 from tests.support.sshd import SFTP_SERVER, Sshd
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+    from pathlib import Path
 
 _OUTCOME = pytest.StashKey[pytest.TestReport]()
 
@@ -31,6 +33,27 @@ def openssh() -> Iterator[Sshd]:
     """OpenSSH's server with its sftp-server as a program of its own."""
     with Sshd(sftp=SFTP_SERVER) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Sshd]:
+    """OpenSSH's server for the tests of the command; the module's own, as it may be disturbed."""
+    with Sshd() as running:
+        yield running
+
+
+@pytest.fixture
+def work() -> Iterator[Workspace]:
+    """Where a user works: a home, a mountpoint, and what was started there, ended afterwards."""
+    with Workspace() as made:
+        yield made
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Path:
+    """A directory on the server with one file in it."""
+    (tmp_path / "file").write_text("content")
+    return tmp_path
 
 
 @pytest.fixture(scope="module")

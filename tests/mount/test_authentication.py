@@ -56,12 +56,6 @@ def questions() -> Iterator[LoginServer]:
 
 
 @pytest.fixture
-def work() -> Iterator[Workspace]:
-    with Workspace() as made:
-        yield made
-
-
-@pytest.fixture
 def netcat(tmp_path: Path) -> str:
     script = tmp_path / "netcat.py"
     script.write_text(_NETCAT)

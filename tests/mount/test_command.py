@@ -38,19 +38,6 @@ def server() -> Iterator[Sshd]:
         yield running
 
 
-@pytest.fixture
-def work() -> Iterator[Workspace]:
-    with Workspace() as made:
-        yield made
-
-
-@pytest.fixture
-def remote(server: Sshd, tmp_path: Path) -> Path:
-    """A directory on the server with one file in it."""
-    (tmp_path / "file").write_text("content")
-    return tmp_path
-
-
 def answer_once(words: bytes) -> tuple[socket.socket, int]:
     """A server that says `words` to the first who connects, and then closes."""
     listening = socket.create_server(("127.0.0.1", 0))

@@ -33,12 +33,6 @@ DEMO = (sys.executable, "-m", "pysshfs.demo")
 #: Seconds for the whole of a demo; it takes two on an idle machine.
 LIMIT = 90.0
 
-needs_fuse = pytest.mark.skipif(
-    not os.access("/dev/fuse", os.R_OK | os.W_OK)
-    or (os.geteuid() != 0 and shutil.which("fusermount3") is None),
-    reason="FUSE cannot be used here",
-)
-
 
 def processes_below(directory: Path) -> list[int]:
     """The processes that name something in `directory` among their arguments."""
@@ -126,7 +120,6 @@ def started(argv: Sequence[str], directory: Path) -> Iterator[Running]:
 # -- the whole demo --------------------------------------------------------------------------------
 
 
-@needs_fuse
 def test_the_demo_mounts_reads_writes_and_leaves_nothing(workspace: Path) -> None:
     with started([*DEMO, "run"], workspace) as demo:
         status, out, err = demo.end(None)
@@ -148,7 +141,6 @@ def test_the_demo_mounts_reads_writes_and_leaves_nothing(workspace: Path) -> Non
     assert "Traceback" not in out
 
 
-@needs_fuse
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_kept_demo_can_be_used_until_it_is_asked_to_end(
     workspace: Path, how: signal.Signals
@@ -163,7 +155,6 @@ def test_a_kept_demo_can_be_used_until_it_is_asked_to_end(
     assert "Asked to end." in out and "All gone: the mount" in out
 
 
-@needs_fuse
 def test_a_kept_demo_ends_when_somebody_else_unmounts_it(workspace: Path) -> None:
     with started([*DEMO, "run", "--keep"], workspace) as demo:
         demo.read_until("stays mounted")
@@ -175,7 +166,6 @@ def test_a_kept_demo_ends_when_somebody_else_unmounts_it(workspace: Path) -> Non
     assert "All gone: the mount" in out
 
 
-@needs_fuse
 def test_a_mount_in_use_does_not_keep_the_demo_from_ending(workspace: Path) -> None:
     with started([*DEMO, "run", "--keep"], workspace) as demo:
         where = demo.read_until(r"stays mounted on (\S+) until Ctrl-C")[1]
@@ -195,7 +185,6 @@ def test_a_mount_in_use_does_not_keep_the_demo_from_ending(workspace: Path) -> N
     assert "it is taken away all the same" in out and "All gone: the mount" in out
 
 
-@needs_fuse
 def test_a_failure_is_told_and_cleaned_up_after(workspace: Path) -> None:
     with started([*DEMO, "run", "--keep"], workspace) as demo:
         server = int(demo.read_until(r"An SFTP server \(pid (\d+)\)")[1])
@@ -206,7 +195,6 @@ def test_a_failure_is_told_and_cleaned_up_after(workspace: Path) -> None:
     assert "All gone" not in out
 
 
-@needs_fuse
 def test_an_interrupted_demo_leaves_nothing(workspace: Path) -> None:
     with started([*DEMO, "run"], workspace) as demo:
         demo.read_until("It is mounted:")

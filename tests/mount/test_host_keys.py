@@ -13,20 +13,7 @@ from tests.support.sshd import HOST, Sshd
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Sshd]:
-    with Sshd() as running:
-        yield running
-
-
-@pytest.fixture
-def work() -> Iterator[Workspace]:
-    with Workspace() as made:
-        yield made
 
 
 class Keys:

@@ -46,29 +46,11 @@ file.close()
 """
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Sshd]:
-    with Sshd() as running:
-        yield running
-
-
 @pytest.fixture
 def own_server() -> Iterator[Sshd]:
     """One to be killed."""
     with Sshd() as running:
         yield running
-
-
-@pytest.fixture
-def work() -> Iterator[Workspace]:
-    with Workspace() as made:
-        yield made
-
-
-@pytest.fixture
-def remote(tmp_path: Path) -> Path:
-    (tmp_path / "file").write_text("content")
-    return tmp_path
 
 
 def hold_open(work: Workspace, name: str, size: int) -> subprocess.Popen[bytes]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,11 +16,7 @@ from tests.support.sshd import SFTP_SERVER, Sshd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-needs_sshfs = pytest.mark.skipif(
-    shutil.which("sshfs") is None or not Path("/dev/fuse").exists(),
-    reason="sshfs stands in for a daemon here",
-)
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +25,8 @@ def server() -> Iterator[Sshd]:
         yield running
 
 
-def reference_mount(server: Sshd, directory: Path, *options: str) -> Mount:
-    return Mount(
-        server.source(directory),
-        *server.options(),
-        *options,
-        program=("sshfs", "-f"),
-        fstype="fuse.sshfs",
-    )
+def a_mount(server: Sshd, directory: Path, *options: str) -> Mount:
+    return Mount(server.source(directory), *server.options(), *options)
 
 
 def test_mountinfo_is_unescaped() -> None:
@@ -91,10 +79,9 @@ def test_sshd_serves_restarts_on_its_port_and_ends_its_sessions(sftp: str) -> No
     assert not server.directory.exists()
 
 
-@needs_sshfs
 def test_a_mount_is_used_and_leaves_nothing(server: Sshd, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"\xff\xfe")
-    with reference_mount(server, tmp_path) as mount:
+    with a_mount(server, tmp_path) as mount:
         assert os.fsencode(mount.run(["cat", "file"]).stdout) == b"\xff\xfe"
         mount.python("import sys; open(sys.argv[1], 'w').write('x')", "made")
         mount.run(["mkdir", "-p", "sub"])
@@ -107,12 +94,11 @@ def test_a_mount_is_used_and_leaves_nothing(server: Sshd, tmp_path: Path) -> Non
     assert mount.status == 0 and mounted_at(mount.mountpoint) is None
 
 
-@needs_sshfs
 def test_a_stuck_mount_is_freed(server: Sshd, tmp_path: Path) -> None:
     started = time.monotonic()
     with (
         pytest.raises(procs.CommandStuck),
-        reference_mount(server, tmp_path) as mount,
+        a_mount(server, tmp_path) as mount,
     ):
         os.kill(mount.pid, signal.SIGSTOP)
         mount.run(["ls"], timeout=0.5)
@@ -120,11 +106,10 @@ def test_a_stuck_mount_is_freed(server: Sshd, tmp_path: Path) -> None:
     assert time.monotonic() - started < 10
 
 
-@needs_sshfs
 def test_a_busy_mount_fails_the_test_that_left_it(server: Sshd, tmp_path: Path) -> None:
     with (
         pytest.raises(MountError, match="busy"),
-        reference_mount(server, tmp_path) as mount,
+        a_mount(server, tmp_path) as mount,
     ):
         left = mount.start(["sh", "-c", "echo; sleep 60"])
         assert left.stdout is not None
@@ -132,10 +117,9 @@ def test_a_busy_mount_fails_the_test_that_left_it(server: Sshd, tmp_path: Path) 
     assert mounted_at(mount.mountpoint) is None
 
 
-@needs_sshfs
 def test_a_daemon_that_cannot_mount_is_reported_with_its_log(server: Sshd, tmp_path: Path) -> None:
     with (
         pytest.raises(MountError, match="No such file or directory"),
-        reference_mount(server, tmp_path / "missing"),
+        a_mount(server, tmp_path / "missing"),
     ):
         pass
