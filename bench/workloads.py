@@ -7,6 +7,7 @@ not right is `Wrong`, not a time.
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import json
 import os
@@ -97,7 +98,7 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-class Workload:
+class Workload(abc.ABC):
     """The common part; a subclass says what it runs and how the outcome is told from failure."""
 
     name = ""
@@ -110,12 +111,12 @@ class Workload:
         """What is worked on, for the table."""
         return f"{scale.files} files"
 
-    def prepare(self, store: Store) -> None:
+    def prepare(self, store: Store) -> None:  # noqa: B027  # most workloads need nothing made
         """Make what is needed in the server's directory, before there is a mount."""
 
+    @abc.abstractmethod
     def execute(self, mount: Mount, store: Store, limit: float) -> float:
         """Run it on the mount; seconds taken.  May raise Wrong."""
-        raise NotImplementedError
 
     def missing(self, store: Store) -> str | None:
         """What of the outcome the server's directory does not show yet, in words."""
