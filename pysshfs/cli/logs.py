@@ -27,7 +27,7 @@ def to_stderr(level: int) -> None:
     handler = logging.StreamHandler()
     form = _DEBUG_FORMAT if level <= logging.DEBUG else _TERMINAL_FORMAT
     handler.setFormatter(logging.Formatter(form))
-    _install(handler, level)
+    switch_to(handler, level)
 
 
 def open_log_file(path: str) -> logging.Handler:
@@ -50,10 +50,7 @@ def syslog_handler() -> logging.Handler:
 
 
 def switch_to(handler: logging.Handler, level: int) -> None:
-    _install(handler, level)
-
-
-def _install(handler: logging.Handler, level: int) -> None:
+    """From now on, all lines of this level and above go there and nowhere else."""
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)

@@ -228,6 +228,7 @@ class Operations(pyfuse3.Operations):
         return await self._fs.read(fh, off, size)
 
     async def write(self, fh: int, off: int, buf: bytes) -> int:
+        # Still this request's: nothing has suspended between the guard's first statement and here.
         _, _, inode, from_page_cache, _, _ = _session.current()
         written, offset_moved = await self._fs.write(fh, off, buf, bool(from_page_cache))
         if offset_moved:

@@ -47,7 +47,6 @@ class Request:
     """One kernel request while it is served."""
 
     __slots__ = (
-        "detail",
         "inode",
         "interrupted",
         "operation",
@@ -59,7 +58,7 @@ class Request:
     )
 
     def __init__(self, current: tuple[int, str, int, int, int, int], deadline: float) -> None:
-        self.serial, self.operation, self.inode, self.detail, self.tid, self.uid = current
+        self.serial, self.operation, self.inode, _, self.tid, self.uid = current
         self.scope = trio.CancelScope(deadline=deadline)
         self.started = time.monotonic()
         self.interrupted = False

@@ -85,7 +85,7 @@ class _Block:
         if part and self._received < self.length:
             self._ask()
         else:
-            self.data.set_result(part if len(self._parts) == 1 else b"".join(self._parts))
+            self.data.set_result(b"".join(self._parts))
 
 
 class FileReader:
@@ -183,7 +183,7 @@ class FileReader:
             parts.append(part)
             if len(data) < self._block_size:
                 break  # the end of the file, or of what was believed to be the file
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)  # of one part, that part itself
 
     async def _fetch(self, offset: int, length: int) -> bytes:
         """Exactly this range, all its READs in flight together."""
@@ -198,7 +198,7 @@ class FileReader:
             parts.append(data)
             if len(data) < min(largest, offset + length - block.offset):
                 break
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)  # of one part, that part itself
 
     # --- dropping ---------------------------------------------------------------------------
 
