@@ -13,6 +13,7 @@ from enum import Flag, auto
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from pysshfs.errors import ConnectionLostError
     from pysshfs.reply import Reply
 
 
@@ -163,4 +164,31 @@ class RemoteFS(Protocol):
 
     def statvfs(self, path: bytes) -> Reply[FilesystemStatistics]:
         """`UnsupportedError` without the extension."""
+        ...
+
+
+class Recovering(Protocol):
+    """Who uses a connection across its losses (`vfs/server.py`), as `remote/connection.py` sees it.
+
+    The order of calls is: `lost`, then any number of `resume` that fail because the new session is
+    lost, too, then one that returns; or `given_up`, after which `resume` may still come.
+    """
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether something that changes the server was sent and never answered: the old session
+        may still carry it out, so the new one must wait for a moment before it goes on."""
+        ...
+
+    def lost(self, error: ConnectionLostError) -> None:
+        """The session is gone: from now on everything waits. Called once for each loss."""
+        ...
+
+    async def resume(self, remote: RemoteFS) -> None:
+        """Go on with this session: settle what is in doubt, open again what was open, send what
+        waited. Raises `ConnectionLostError` when the session is lost before that is done."""
+        ...
+
+    def given_up(self, error: ConnectionLostError) -> None:
+        """There will be no session unless somebody asks for one: what waits fails."""
         ...

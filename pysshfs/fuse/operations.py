@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_MOST_FORGETTING: Final = 8  # threads
 _BLOCK: Final = 512  # bytes; the unit of st_blocks
 _NANOSECONDS: Final = 1_000_000_000
 
@@ -88,6 +89,16 @@ def change_of(
     )
 
 
+class _Outdated:
+    """A name in the directory `number`, or without one the inode itself."""
+
+    __slots__ = ("name", "number")
+
+    def __init__(self, number: int, name: bytes | None) -> None:
+        self.number = number
+        self.name = name
+
+
 class Operations(pyfuse3.Operations):
     """pyfuse3's view of one mount."""
 
@@ -98,18 +109,48 @@ class Operations(pyfuse3.Operations):
     def __init__(self, filesystem: Filesystem, requests: Requests) -> None:
         super().__init__()
         self._fs = filesystem
-        self._stale_send, self._stale_receive = trio.open_memory_channel[int](1024)
+        self._outdated_send, self._outdated = trio.open_memory_channel[_Outdated](1024)
+        filesystem.tree.kernel = self
         for name in _GUARDED:
             setattr(self, name, requests.guard(getattr(self, name)))
 
-    async def run(self) -> None:
-        """Have the kernel drop pages that hold data in the wrong place. Ends by cancellation.
+    # --- what the kernel must forget ------------------------------------------------------------
 
-        In a thread, since the kernel may wait there for a page that a request of ours holds.
+    def entry_changed(self, parent: int, name: bytes) -> None:
+        self._tell(_Outdated(parent, name))
+
+    def inode_changed(self, number: int) -> None:
+        self._tell(_Outdated(number, None))
+
+    def _tell(self, outdated: _Outdated) -> None:
+        with contextlib.suppress(trio.WouldBlock):  # what it believes ends by itself, then
+            self._outdated_send.send_nowait(outdated)
+
+    async def run(self) -> None:
+        """Have the kernel forget what is out of date. Ends by cancellation.
+
+        In threads, since the kernel waits there for requests of ours: for a page, or for the call
+        that holds the directory.
         """
-        async for number in self._stale_receive:
-            with contextlib.suppress(OSError):  # the inode may be forgotten already
-                await trio.to_thread.run_sync(pyfuse3.invalidate_inode, number)
+        limiter = trio.CapacityLimiter(_MOST_FORGETTING)
+        async with trio.open_nursery() as nursery:
+            async for outdated in self._outdated:
+                await limiter.acquire_on_behalf_of(outdated)
+                nursery.start_soon(self._have_forgotten, outdated, limiter)
+
+    @staticmethod
+    async def _have_forgotten(outdated: _Outdated, limiter: trio.CapacityLimiter) -> None:
+        def forget() -> None:
+            with contextlib.suppress(OSError):  # it may be forgotten already
+                if outdated.name is None:
+                    pyfuse3.invalidate_inode(outdated.number)
+                else:
+                    pyfuse3.invalidate_entry(outdated.number, outdated.name)
+
+        try:
+            await trio.to_thread.run_sync(forget, abandon_on_cancel=True)
+        finally:
+            limiter.release_on_behalf_of(outdated)
 
     # --- names and attributes -----------------------------------------------------------------
 
@@ -231,9 +272,8 @@ class Operations(pyfuse3.Operations):
         # Still this request's: nothing has suspended between the guard's first statement and here.
         _, _, inode, from_page_cache, _, _ = _session.current()
         written, offset_moved = await self._fs.write(fh, off, buf, bool(from_page_cache))
-        if offset_moved:
-            with contextlib.suppress(trio.WouldBlock):
-                self._stale_send.send_nowait(inode)
+        if offset_moved:  # its pages hold the data in the wrong place
+            self.inode_changed(inode)
         return written
 
     async def flush(self, fh: int) -> None:

@@ -46,7 +46,7 @@ class CachedListing(NamedTuple):
 
 
 class MetadataCache:
-    """The four caches and their counters."""
+    """The caches and their counters."""
 
     def __init__(self, config: VfsConfig, clock: Callable[[], float]) -> None:
         entries = max(config.cache_entries, 1)
@@ -59,6 +59,11 @@ class MetadataCache:
         self._links: TTLCache[int, bytes] = TTLCache(entries, config.link_timeout, clock)
         self._absent: TTLCache[tuple[int, bytes], bool] = TTLCache(
             entries, config.negative_timeout, clock
+        )
+        # The same for a moment even where nothing is cached: what was seen to be absent right
+        # before it was made can be told from what others made (`vfs/repeat.py`).
+        self._lately_absent: TTLCache[tuple[int, bytes], bool] = TTLCache(
+            entries, max(config.negative_timeout, 1.0), clock
         )
         # A listing counts by its names, so that one huge directory does not multiply the bound.
         self._listings: TTLCache[int, CachedListing] = TTLCache(
@@ -115,11 +120,16 @@ class MetadataCache:
     def is_absent(self, parent: int, name: bytes) -> bool:
         return (parent, name) in self._absent
 
+    def was_absent(self, parent: int, name: bytes) -> bool:
+        """Whether the name was seen to be absent a moment ago."""
+        return (parent, name) in self._lately_absent
+
     def store_absent(self, parent: int, name: bytes) -> None:
-        self._absent[parent, name] = True
+        self._absent[parent, name] = self._lately_absent[parent, name] = True
 
     def drop_absent(self, parent: int, name: bytes) -> None:
         self._absent.pop((parent, name), None)
+        self._lately_absent.pop((parent, name), None)
 
     # --- listings ---------------------------------------------------------------------------
 
@@ -134,5 +144,6 @@ class MetadataCache:
         self._listings.pop(number, None)
 
     def clear(self) -> None:
+        self._lately_absent.clear()
         for cache in (self._attributes, self._links, self._absent, self._listings):
             cache.clear()

@@ -23,6 +23,8 @@ class VfsConfig(NamedTuple):
     direct_io: bool = False
     kernel_cache: bool = False
     hardlinks: bool = True
+    fsync_on_close: bool = False
+    strict_ambiguity: bool = False  # EIO for what cannot be told for certain after a lost reply
     # Owner shown for every file; None shows the server's.
     uid: int | None = None
     gid: int | None = None

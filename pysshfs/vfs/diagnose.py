@@ -14,44 +14,45 @@ from typing import TYPE_CHECKING
 from pysshfs.errors import FX_FAILURE, FilesystemError, RemoteStatusError
 
 if TYPE_CHECKING:
-    from pysshfs.remotefs import Attributes, RemoteFS
+    from pysshfs.remotefs import Attributes
+    from pysshfs.vfs.server import Server
 
 
 def is_failure(error: BaseException | None) -> bool:
     return isinstance(error, RemoteStatusError) and error.code == FX_FAILURE
 
 
-async def look(remote: RemoteFS, path: bytes) -> Attributes | None:
+async def look(server: Server, path: bytes) -> Attributes | None:
     """What stands under `path`, None when nothing does or the server does not tell."""
     try:
-        return await remote.lstat(path)
+        return await server.lstat(path)
     except RemoteStatusError:
         return None
 
 
-async def exists(remote: RemoteFS, path: bytes, error: FilesystemError) -> FilesystemError:
+async def exists(server: Server, path: bytes, error: FilesystemError) -> FilesystemError:
     """For mkdir, symlink, link, exclusive create and rename without replacing: what fails them
     most is that the name is taken."""
-    if is_failure(error) and await look(remote, path) is not None:
+    if is_failure(error) and await look(server, path) is not None:
         return FilesystemError(errno.EEXIST)
-    return await space(remote, path, error)
+    return await space(server, path, error)
 
 
-async def linking(remote: RemoteFS, path: bytes, error: FilesystemError) -> FilesystemError:
+async def linking(server: Server, path: bytes, error: FilesystemError) -> FilesystemError:
     """For link: the name is taken, or, likeliest otherwise, it lies on another filesystem of the
     server. Programs copy when they see EXDEV."""
-    known = await exists(remote, path, error)
+    known = await exists(server, path, error)
     return FilesystemError(errno.EXDEV) if known is error and is_failure(error) else known
 
 
-async def space(remote: RemoteFS, path: bytes, error: FilesystemError) -> FilesystemError:
+async def space(server: Server, path: bytes, error: FilesystemError) -> FilesystemError:
     """For calls that need room: a filesystem without a free block is full. Quotas cannot be told
     from other failures; they stay EIO."""
-    if not is_failure(error) or not remote.capabilities.statvfs:
+    if not is_failure(error) or not server.capabilities.statvfs:
         return error
     directory = path.rpartition(b"/")[0]
     try:
-        statistics = await remote.statvfs(directory)
+        statistics = await server.statvfs(directory)
     except FilesystemError:
         return error
     if statistics.blocks and not statistics.blocks_available:
@@ -59,11 +60,11 @@ async def space(remote: RemoteFS, path: bytes, error: FilesystemError) -> Filesy
     return error
 
 
-async def removal(remote: RemoteFS, path: bytes, error: FilesystemError) -> FilesystemError:
+async def removal(server: Server, path: bytes, error: FilesystemError) -> FilesystemError:
     """For rmdir: a directory with a name in it is not empty; a file is no directory."""
     if not is_failure(error):
         return error
-    found = await look(remote, path)
+    found = await look(server, path)
     if found is None or found.mode is None:
         return error
     if not stat.S_ISDIR(found.mode):
@@ -74,12 +75,12 @@ async def removal(remote: RemoteFS, path: bytes, error: FilesystemError) -> File
 
 
 async def renaming(
-    remote: RemoteFS, old: bytes, new: bytes, error: FilesystemError
+    server: Server, old: bytes, new: bytes, error: FilesystemError
 ) -> FilesystemError:
     """For rename: the target is a directory with contents, of another type, or elsewhere."""
     if not is_failure(error):
         return error
-    source, target = await look(remote, old), await look(remote, new)
+    source, target = await look(server, old), await look(server, new)
     if source is None or source.mode is None:
         return FilesystemError(errno.ENOENT)
     if (new + b"/").startswith(old + b"/"):

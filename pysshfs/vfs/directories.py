@@ -7,8 +7,11 @@ cached and serves the next opendir. Names removed through this mount while the s
 left out of what is still to be delivered; names added may be missing: POSIX allows either.
 
 Offsets count entries from 1 and stay valid while the stream lives; going back to 0 (rewinddir)
-takes a new snapshot. Touched by the opendir, readdir and releasedir requests of its directory and
-by the calls that remove names. Suspends in `open`, `rewind`, `read_ahead` and `entry_at`.
+takes a new snapshot. When the connection is lost under it, the directory is read anew, and names
+that were had before are left out, so that none is missing and none comes twice.
+
+Touched by the opendir, readdir and releasedir requests of its directory and by the calls that
+remove names. Suspends in `open`, `rewind`, `read_ahead` and `entry_at`.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import stat
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pysshfs.errors import UnsafeReplyError
+from pysshfs.errors import StaleHandleError, UnsafeReplyError
 from pysshfs.vfs import idmap
 from pysshfs.vfs.cache import CachedListing, ListedEntry
 from pysshfs.vfs.sanity import checked_attributes, is_safe_name
@@ -97,7 +100,7 @@ class DirectoryStream:
             self._complete = True
             return
         self._expires = tree.cache.clock() + tree.config.stat_timeout
-        self._handle = await tree.remote.opendir(self.inode.path())
+        self._handle = await tree.server.opendir(self.inode.path())
         self._ask()
 
     async def rewind(self) -> None:
@@ -115,7 +118,7 @@ class DirectoryStream:
         if self._handle is None:
             return
         while len(self._in_flight) < self._depth:
-            self._in_flight.append(self._tree.remote.readdir(self._handle))
+            self._in_flight.append(self._tree.server.readdir(self._handle))
 
     async def entry_at(self, index: int) -> ListedEntry | None:
         """The entry with this number, None past the end."""
@@ -125,10 +128,16 @@ class DirectoryStream:
 
     async def _receive(self) -> None:
         if not self._in_flight:
-            await self._open()  # a rewind did not get this far: it was interrupted, or it failed
+            # A rewind, or a new beginning, did not get this far: it was interrupted, or it failed.
+            await (self._restart() if self._entries else self._open())
             return
         reply = self._in_flight[0]
-        entries = await reply.wait()
+        try:
+            entries = await reply.wait()
+        except StaleHandleError:
+            if self._in_flight and self._in_flight[0] is reply:
+                await self._restart()
+            return
         # Two readers of one stream may have waited for the same reply.
         if not self._in_flight or self._in_flight[0] is not reply:
             return
@@ -140,6 +149,18 @@ class DirectoryStream:
             self._accept(entry)
         self._depth = min(self._depth * 2, _MOST_IN_FLIGHT)
         self._ask()
+
+    async def _restart(self) -> None:
+        """The connection under this listing was lost: read on in a new one."""
+        self._in_flight.clear()
+        self._handle = None
+        self._depth = _FIRST_IN_FLIGHT
+        handle = await self._tree.server.opendir(self.inode.path())
+        if self._handle is None and not self._complete:
+            self._handle = handle
+            self._ask()
+        else:  # another reader of this stream was faster
+            self._tree.server.closedir(handle)
 
     def _accept(self, entry: DirectoryEntry) -> None:
         name = entry.name
@@ -218,9 +239,9 @@ class DirectoryStream:
         inode.lookups += 1
         attributes = entry.attributes
         inode.kind = reply.kind
-        inode.told_version = (attributes.mtime, attributes.size)
+        inode.told = attributes
         if is_certain:
-            inode.found(attributes.mtime, attributes.size)
+            inode.found(attributes)
             newer = self._tree.cache.peek_attributes(inode.number)
             if newer is not None and newer.expires > self._expires:
                 return
@@ -234,4 +255,4 @@ class DirectoryStream:
         handle, self._handle = self._handle, None
         self._in_flight.clear()
         if handle is not None:
-            self._tree.close(handle)
+            self._tree.server.closedir(handle)

@@ -26,13 +26,14 @@ from pysshfs.errors import FX_FAILURE, FilesystemError, RemoteStatusError
 from pysshfs.remotefs import AttributeChange, OpenMode
 from pysshfs.vfs import diagnose
 from pysshfs.vfs.readahead import FileReader
+from pysshfs.vfs.repeat import Truncating, Version, is_missing
 from pysshfs.vfs.sanity import MAX_SIZE
-from pysshfs.vfs.tree import is_missing
 from pysshfs.vfs.writeback import Writeback
 
 if TYPE_CHECKING:
-    from pysshfs.remotefs import Attributes, RemoteHandle
+    from pysshfs.remotefs import Attributes
     from pysshfs.reply import Reply
+    from pysshfs.vfs.calls import OpenFileHandle
     from pysshfs.vfs.inodes import Inode
     from pysshfs.vfs.sanity import FileAttributes
     from pysshfs.vfs.tree import Tree
@@ -58,16 +59,17 @@ class OpenFile:
     )
 
     def __init__(
-        self, tree: Tree, inode: Inode, handle: RemoteHandle, flags: int
+        self, tree: Tree, inode: Inode, handle: OpenFileHandle, flags: int
     ) -> None:
         self.inode = inode
         self.handle = handle
+        handle.inode = inode
         self.writable = flags & os.O_ACCMODE != os.O_RDONLY
         self.appending = bool(flags & os.O_APPEND)
         self.kernel_offset_differs = False
         self.error_seen = inode.writeback.error_sequence if inode.writeback else 0
         self.reader = FileReader(
-            tree.remote,
+            tree.server,
             handle,
             tree.read_budget,
             tree.config.readahead,
@@ -107,13 +109,13 @@ class Files:
         tree = self._tree
         if flags & os.O_TRUNC and inode.writeback is not None:
             await inode.writeback.before_truncation()
-        path = inode.path()
+        path, before = inode.path(), tree.last_version(inode)
         if flags & os.O_TRUNC:
             tree.changed(inode)
             self._discard_read_ahead(inode)
-        opening = tree.remote.open(path, open_mode(flags))
+        opening = self._open(path, open_mode(flags), before)
         sent_at = tree.mutations
-        looking = tree.remote.lstat(path)
+        looking = tree.server.lstat(path)
         try:
             handle = await opening
         except RemoteStatusError as error:
@@ -128,6 +130,14 @@ class Files:
             self._unregister(file)
             raise
         return self._opened(file, attributes)
+
+    def _open(
+        self, path: bytes, mode: OpenMode, before: Version | None
+    ) -> Reply[OpenFileHandle]:
+        server = self._tree.server
+        if OpenMode.TRUNCATE not in mode:
+            return server.open(path, mode)
+        return server.open_truncating(path, mode, Truncating(path, mode, before))
 
     async def _explain_open(
         self, inode: Inode, path: bytes, looking: Reply[Attributes], error: RemoteStatusError
@@ -178,33 +188,38 @@ class Files:
         known = tree.inodes.child(parent, name)
         if known is not None and known.writeback is not None:
             await known.writeback.drain()  # the look at it is to find its size with this data
-        how = open_mode(flags) | OpenMode.CREATE
-        tree.about_to_make(parent, name)
+        how = open_mode(flags)
+        doubt = tree.about_to_make(parent, name, stat.S_IFREG, strict=bool(flags & os.O_EXCL))
         sent_at = tree.mutations
-        opening = tree.remote.open(path, how | OpenMode.EXCLUSIVE, mode & 0o7777)
-        looking = tree.remote.lstat(path)
+        late = tree.name_is_out_of_date(parent, name)
+        opening = tree.server.open_exclusively(path, how, mode & 0o7777, doubt, late)
+        looking = tree.server.lstat(path)
         try:
             handle = await opening
             created = True
         except RemoteStatusError as error:
             if flags & os.O_EXCL or not await self._is_taken(looking, error):
-                raise await diagnose.exists(tree.remote, path, error) from None
+                raise await diagnose.exists(tree.server, path, error) from None
             known = tree.inodes.child(parent, name)
+            before = None if known is None else tree.last_version(known)
             if flags & os.O_TRUNC and known is not None:
                 if known.writeback is not None:
                     await known.writeback.before_truncation()
                 tree.changed(known)
                 self._discard_read_ahead(known)
             sent_at = tree.mutations
-            opening = tree.remote.open(path, how & ~OpenMode.CREATE, mode & 0o7777)
-            looking = tree.remote.lstat(path)
+            opening = self._open(path, how, before)
+            looking = tree.server.lstat(path)
             handle = await opening
             created = False
         try:
-            inode, attributes = tree.adopt(parent, name, await looking, sent_at)
+            found = await looking
+            inode, attributes = tree.adopt(parent, name, found, sent_at)
         except BaseException:
             tree.close(handle)
             raise
+        if created:
+            tree.marks.learn(found)
         tree.cache.drop_absent(parent.number, name)
         file = self._register(inode, handle, flags)
         try:
@@ -243,7 +258,7 @@ class Files:
         tree, inode = self._tree, file.inode
         tree.changed(inode)
         sent_at = tree.mutations
-        changing = tree.remote.fsetstat(file.handle, change)
+        changing = tree.server.fsetstat(file.handle, change)
         try:
             await changing
         except RemoteStatusError as error:
@@ -255,7 +270,7 @@ class Files:
             tree.cache.store_attributes(inode.number, corrected)
         return corrected
 
-    def _register(self, inode: Inode, handle: RemoteHandle, flags: int) -> OpenFile:
+    def _register(self, inode: Inode, handle: OpenFileHandle, flags: int) -> OpenFile:
         file = OpenFile(self._tree, inode, handle, flags)
         inode.open_files.append(file)
         return file
@@ -281,8 +296,9 @@ class Files:
         writeback = inode.writeback
         if writeback is None:
             # What was asked before the last acknowledgement is out of date after it.
-            writeback = Writeback(tree.writebacks, lambda: tree.changed(inode))
+            writeback = Writeback(tree.writebacks, inode, lambda: tree.changed(inode))
             inode.writeback = writeback
+        tree.server.check()
         await self._report_error(file, writeback)
         if file.appending and not from_page_cache:
             async with writeback.appending:
@@ -292,9 +308,18 @@ class Files:
         else:
             await self._take(file, writeback, offset, data)
         if tree.config.synchronous_writes:
-            await writeback.drain()
-            await self._report_error(file, writeback)
+            await self._deliver_now(file, writeback)
         return len(data)
+
+    async def _deliver_now(self, file: OpenFile, writeback: Writeback) -> None:
+        """For -o sshfs_sync. Whoever is interrupted here has written all the same: were it told
+        otherwise, it would append a second time."""
+        self._tree.server.committing()
+        try:
+            await writeback.drain()
+        except trio.Cancelled:
+            return
+        await self._report_error(file, writeback)
 
     async def _take(
         self, file: OpenFile, writeback: Writeback, offset: int, data: bytes
@@ -318,7 +343,7 @@ class Files:
                 path = file.inode.path()
             except FilesystemError:
                 path = b""  # unlinked: most likely it lies where the rest does
-            known = await diagnose.space(self._tree.remote, path, error)
+            known = await diagnose.space(self._tree.server, path, error)
             file.error_seen = sequence  # only now: who was interrupted has not heard of it
             raise known from None
 
@@ -326,7 +351,7 @@ class Files:
         end = max(writeback.end, writeback.appended_to)
         if not writeback.appended_to:
             writeback.push()  # the answer must count it
-            attributes = await self._tree.remote.fstat(file.handle)
+            attributes = await self._tree.server.fstat(file.handle)
             end = max(attributes.size or 0, writeback.end)  # others may have written meanwhile
         if end != offset:
             file.kernel_offset_differs = True  # its pages hold the data in the wrong place
@@ -334,38 +359,49 @@ class Files:
 
     async def flush(self, file: OpenFile) -> None:
         """close(2): everything written is acknowledged, or its error is raised here."""
+        await self._deliver(file)
+        writeback = file.inode.writeback
+        if self._tree.config.fsync_on_close and writeback is not None and writeback.unsynced:
+            await self._sync(file)
+
+    async def fsync(self, file: OpenFile) -> None:
+        """Everything written is acknowledged, and the server has synced the file, if it can be
+        asked to."""
+        await self._deliver(file)
+        await self._sync(file)
+
+    async def _deliver(self, file: OpenFile) -> None:
         writeback = file.inode.writeback
         if writeback is None:
             return
         if not writeback.is_clean:
+            self._tree.server.committing()
             await writeback.drain()
             self._tree.changed(file.inode)
         await self._report_error(file, writeback)
 
-    async def fsync(self, file: OpenFile) -> None:
-        """As `flush`, and the server has synced the file, if it can be asked to."""
-        await self.flush(file)
-        if self._tree.remote.capabilities.fsync:
-            await self._tree.remote.fsync(file.handle)
+    async def _sync(self, file: OpenFile) -> None:
+        writeback = file.inode.writeback
+        if self._tree.server.capabilities.fsync:
+            await self._tree.server.fsync(file.handle)
+            if writeback is not None and writeback.is_clean:
+                writeback.unsynced = False
 
     # --- closing ----------------------------------------------------------------------------
 
-    async def release(self, file: OpenFile) -> None:
-        """The last reference is gone: deliver what is left and close the handle.
-
-        What pages of a shared mapping left behind has nobody to report to; it is logged.
-        """
-        inode = file.inode
-        writeback = inode.writeback
-        try:
-            if writeback is not None and not writeback.is_clean:
-                with trio.CancelScope(shield=True):
-                    await writeback.drain()
-                self._tree.changed(inode)
-        finally:
+    def release(self, file: OpenFile) -> None:
+        """The last reference is gone: the handle is closed, once nothing is left to deliver."""
+        writeback = file.inode.writeback
+        if writeback is None or writeback.is_clean:
             self._unregister(file)
-        if writeback is not None and writeback.error_sequence > file.error_seen:
-            log.error("data written to %r was lost after its close", inode)
+        else:
+            writeback.push()
+            writeback.when_clean(lambda: self._delivered(file, writeback))
+
+    def _delivered(self, file: OpenFile, writeback: Writeback) -> None:
+        self._unregister(file)
+        if writeback.error_sequence > file.error_seen:
+            log.error("data written to %r was not delivered after its close", file.inode)
 
     def _unregister(self, file: OpenFile) -> None:
         inode = file.inode

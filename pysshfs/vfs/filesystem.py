@@ -8,11 +8,12 @@ tables of open files and directories (`fh` to object) and the background task; t
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+import logging
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import trio
 
-from pysshfs.errors import FilesystemError, UnsupportedError
+from pysshfs.errors import ConnectionLostError, FilesystemError, UnsupportedError
 from pysshfs.remotefs import FilesystemStatistics
 from pysshfs.vfs.cache import boot_time
 from pysshfs.vfs.directories import DirectoryStream, ListReply
@@ -20,6 +21,7 @@ from pysshfs.vfs.files import Files
 from pysshfs.vfs.inodes import ROOT_NUMBER
 from pysshfs.vfs.namespace import Namespace
 from pysshfs.vfs.sanity import checked_statistics
+from pysshfs.vfs.server import Server
 from pysshfs.vfs.tree import Entry, Tree
 
 if TYPE_CHECKING:
@@ -30,8 +32,14 @@ if TYPE_CHECKING:
     from pysshfs.vfs.files import OpenFile
     from pysshfs.vfs.inodes import Inode
     from pysshfs.vfs.sanity import FileAttributes
+    from pysshfs.vfs.undelivered import UndeliveredStore
+    from pysshfs.vfs.writeback import WriteRecord
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+# How long the root's attributes and the statistics are waited for when they were known before.
+_ROOT_PATIENCE: Final = 1.0  # seconds
 
 
 class OpenReply(NamedTuple):
@@ -58,8 +66,15 @@ class Filesystem:
         remote: RemoteFS,
         config: VfsConfig,
         clock: Callable[[], float] = boot_time,
+        store: UndeliveredStore | None = None,
     ) -> None:
-        self.tree = Tree(remote, config, clock)
+        self.server = Server(remote)
+        self.tree = Tree(self.server, config, clock)
+        self.server.on_reopened = self.tree.reopened
+        self.server.on_given_up = self.tree.writebacks.given_up
+        self.tree.writebacks.on_undelivered = self._undelivered
+        self._store = store
+        self._statistics: FilesystemStatistics | None = None  # as last told by the server
         self._files = Files(self.tree)
         self._namespace = Namespace(self.tree, lambda: list(self._directories.values()))
         self._open_files: dict[int, OpenFile] = {}
@@ -75,9 +90,12 @@ class Filesystem:
 
     async def flush_all(self) -> None:
         """Deliver everything that was written, as far as the server takes it."""
-        for file in list(self._open_files.values()):
-            if file.inode.writeback is not None:
-                await file.inode.writeback.drain()
+        await self.tree.writebacks.drain_all()
+
+    def end(self, reason: str) -> None:
+        """The mount ends: what is not delivered by now will not be (`on_undelivered`)."""
+        self.tree.writebacks.push_all()
+        self.server.end(ConnectionLostError(reason))
 
     # --- handles ----------------------------------------------------------------------------
 
@@ -123,7 +141,16 @@ class Filesystem:
 
     async def getattr(self, number: int) -> Entry:
         inode = self.tree.inodes.get(number)
+        if number == ROOT_NUMBER and inode.told is not None:
+            return await self._root_entry(inode, inode.told)
         return self.tree.entry(inode, await self.tree.attributes(inode))
+
+    async def _root_entry(self, root: Inode, last: FileAttributes) -> Entry:
+        """Desktops, shells and df look at the root of every mount: one that does not answer must
+        not hang them."""
+        with trio.move_on_after(_ROOT_PATIENCE):
+            return self.tree.entry(root, await self.tree.attributes(root))
+        return self.tree.timeouts(ROOT_NUMBER, last, 0.0)
 
     async def setattr(
         self, number: int, change: AttributeChange, fh: int | None = None
@@ -179,14 +206,20 @@ class Filesystem:
         return not runs or bool(attributes.mode & 0o111)
 
     async def statfs(self) -> FilesystemStatistics:
-        """The server's numbers; without the extension, ones that stop no program."""
+        """The server's numbers, or the last known when it does not answer; without the extension,
+        ones that stop no program."""
         try:
-            return checked_statistics(await self.tree.remote.statvfs(b""))
+            if self._statistics is None:
+                self._statistics = checked_statistics(await self.server.statvfs(b""))
+            else:
+                with trio.move_on_after(_ROOT_PATIENCE):
+                    self._statistics = checked_statistics(await self.server.statvfs(b""))
         except UnsupportedError:
             blocks = 1 << 31  # of 4 KiB: 8 TiB, all free
             return FilesystemStatistics(
                 4096, 4096, blocks, blocks, blocks, 1 << 30, 1 << 30, 1 << 30, 255
             )
+        return self._statistics
 
     # --- files ------------------------------------------------------------------------------
 
@@ -225,11 +258,9 @@ class Filesystem:
         await self._files.fsync(self._file(fh))
 
     async def release(self, fh: int) -> None:
-        file = self._file(fh)
-        try:
-            await self._files.release(file)
-        finally:
-            del self._open_files[fh]
+        """Never waits: see `Files.release`."""
+        self._files.release(self._file(fh))
+        del self._open_files[fh]
 
     # --- directories ------------------------------------------------------------------------
 
@@ -270,7 +301,7 @@ class Filesystem:
         """Counts for `pysshfsctl status` and for tests that look for leaks."""
         return {
             "inodes": len(self.tree.inodes),
-            "open_files": len(self._open_files),
+            "open_files": self.server.open_files,
             "open_directories": len(self._directories),
             "unacknowledged_bytes": self.tree.writebacks.unacknowledged,
             "cache_hits": self.tree.cache.hits,

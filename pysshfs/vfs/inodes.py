@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pysshfs.vfs.files import OpenFile
+    from pysshfs.vfs.sanity import FileAttributes
     from pysshfs.vfs.writeback import Writeback
 
 ROOT_NUMBER: Final = 1
@@ -56,7 +57,8 @@ class Inode:
         "open_files",
         "parent",
         "read_version",
-        "told_version",
+        "seen",
+        "told",
         "writeback",
     )
 
@@ -72,23 +74,32 @@ class Inode:
         self.kind: int | None = None  # the type bits of its mode, once known
         self.known_size = 0
         self.data_version: tuple[int, int] | None = None  # (mtime, size) that cached pages have
-        self.told_version: tuple[int, int] | None = None  # (mtime, size) the kernel was last told
+        self.told: FileAttributes | None = None  # what the kernel was last told
+        # What the server said last; None when it was changed through this mount since.
+        self.seen: FileAttributes | None = None
         self.read_version: tuple[int, int] | None = None  # (mtime, size) of what was read ahead
         self.open_files: list[OpenFile] = []
         self.writeback: Writeback | None = None
 
     @property
+    def told_version(self) -> tuple[int, int] | None:
+        """(mtime, size) that the kernel believes in."""
+        return None if self.told is None else (self.told.mtime, self.told.size)
+
+    @property
     def is_linked(self) -> bool:
         return self.parent is not None or self.number == ROOT_NUMBER
 
-    def found(self, mtime: int, size: int) -> None:
+    def found(self, attributes: FileAttributes) -> None:
         """The server has this version of the file now. What was read ahead of another one must not
         be given to a program any more: the kernel drops its pages, too, when it sees the mtime."""
-        self.known_size = size
-        if self.read_version not in (None, (mtime, size)):
+        self.seen = attributes
+        self.known_size = attributes.size
+        version = attributes.mtime, attributes.size
+        if self.read_version not in (None, version):
             for file in self.open_files:
                 file.reader.discard()
-        self.read_version = (mtime, size)
+        self.read_version = version
 
     def ancestors(self) -> Iterator[Inode]:
         """The inode itself, its parent, and so on to the root."""

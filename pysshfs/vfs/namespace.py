@@ -2,7 +2,9 @@
 
 Every call that changes the tree marks what it changes before it sends (`Tree.changed`,
 `Tree.names_changed`), so that no reply to an older request is remembered, and sends a look at the
-result right behind the call, so that both cost one round trip. Stateless but for the tree.
+result right behind the call, so that both cost one round trip. What a removal or a rename means for
+the inodes is done when its reply comes, whether or not its caller still waits. Stateless but for
+the tree.
 """
 
 from __future__ import annotations
@@ -11,30 +13,47 @@ import errno
 import logging
 import os
 import stat
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pysshfs.errors import FilesystemError, RemoteStatusError, UnsupportedError
-from pysshfs.remotefs import AttributeChange, OpenMode, RemoteHandle
+from pysshfs.remotefs import AttributeChange, OpenMode
 from pysshfs.vfs import diagnose, idmap
+from pysshfs.vfs.calls import OpenFileHandle
+from pysshfs.vfs.repeat import Moving, is_missing
 from pysshfs.vfs.sanity import NAME_MAX, FileAttributes, checked_link_target
-from pysshfs.vfs.tree import is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from pysshfs.remotefs import RemoteFS
     from pysshfs.reply import Reply
+    from pysshfs.vfs.calls import Call
     from pysshfs.vfs.directories import DirectoryStream
     from pysshfs.vfs.files import OpenFile
     from pysshfs.vfs.inodes import Inode
+    from pysshfs.vfs.repeat import Making, Version
+    from pysshfs.vfs.server import Server
     from pysshfs.vfs.tree import Tree
 
-    Diagnosis = Callable[[RemoteFS, bytes, FilesystemError], Awaitable[FilesystemError]]
+    Diagnosis = Callable[[Server, bytes, FilesystemError], Awaitable[FilesystemError]]
 
 log = logging.getLogger(__name__)
 
+_MAKES: Final = frozenset({"open, exclusive", "mkdir", "symlink", "link"})
 # renameat2(2)
 RENAME_NOREPLACE: Final = 1
+
+
+class _Move(NamedTuple):
+    """A rename: the two paths, what is known of what lies there, and what follows from it."""
+
+    old: bytes
+    new: bytes
+    inode: Inode | None
+    source: Version | None
+    target: Version | None
+    target_absent: bool
+    done: Callable[[], None]
+    late: Callable[[], None]
 
 
 class Namespace:
@@ -51,6 +70,9 @@ class Namespace:
         tree = self._tree
         if len(name) > NAME_MAX:
             raise FilesystemError(errno.ENAMETOOLONG)
+        undecided = tree.server.undecided(tree.child_path(parent, name))
+        if undecided is not None:
+            return self._as_before(undecided, parent, name)
         if tree.cache.is_absent(parent.number, name):
             return None
         known = tree.inodes.child(parent, name)
@@ -77,6 +99,17 @@ class Namespace:
             return inode, cached.attributes
         return await self._look_up_on_server(parent, name)
 
+    def _as_before(
+        self, call: Call, parent: Inode, name: bytes
+    ) -> tuple[Inode, FileAttributes] | None:
+        """What a thread finds that was interrupted in changing this name, and is about to try it
+        again: with the outcome open, the state from before. The kernel would otherwise refuse the
+        repeated call before it can be joined with the first."""
+        known = self._tree.inodes.child(parent, name)
+        if known is None or known.told is None or call.method in _MAKES:
+            return None
+        return known, known.told
+
     async def _look_up_on_server(
         self, parent: Inode, name: bytes
     ) -> tuple[Inode, FileAttributes] | None:
@@ -84,7 +117,7 @@ class Namespace:
         while True:
             sent_at, directory = tree.mutations, parent.path()
             try:
-                attributes = await tree.remote.lstat(tree.child_path(parent, name))
+                attributes = await tree.server.lstat(tree.child_path(parent, name))
             except RemoteStatusError as error:
                 if not is_missing(error):
                     raise
@@ -111,7 +144,7 @@ class Namespace:
         target = tree.cache.link(inode.number)
         if target is None:
             sent_at = tree.mutations
-            target = checked_link_target(await tree.remote.readlink(inode.path()))
+            target = checked_link_target(await tree.server.readlink(inode.path()))
             if inode.mutated_at <= sent_at:
                 tree.cache.store_link(inode.number, target)
         return target
@@ -119,8 +152,8 @@ class Namespace:
     # --- making -----------------------------------------------------------------------------
 
     async def mkdir(self, parent: Inode, name: bytes, mode: int) -> tuple[Inode, FileAttributes]:
-        path = self._about_to_make(parent, name)
-        made = self._tree.remote.mkdir(path, mode & 0o7777)
+        path, doubt, late = self._about_to_make(parent, name, stat.S_IFDIR)
+        made = self._tree.server.mkdir(path, mode & 0o7777, doubt, late)
         inode, attributes = await self._made(parent, name, path, made)
         self._tree.made_directory(inode)
         return inode, await self._correct_mode(
@@ -146,8 +179,9 @@ class Namespace:
     async def symlink(
         self, parent: Inode, name: bytes, target: bytes
     ) -> tuple[Inode, FileAttributes]:
-        path = self._about_to_make(parent, name)
-        return await self._made(parent, name, path, self._tree.remote.symlink(target, path))
+        path, doubt, late = self._about_to_make(parent, name, stat.S_IFLNK)
+        making = self._tree.server.symlink(target, path, doubt, late)
+        return await self._made(parent, name, path, making)
 
     async def link(
         self, inode: Inode, parent: Inode, name: bytes
@@ -155,12 +189,12 @@ class Namespace:
         """A hard link. SFTP cannot tell that two names are one file: the new name is an inode of
         its own here. EPERM where the server cannot make one, as link(2) has it."""
         tree = self._tree
-        if not (tree.config.hardlinks and tree.remote.capabilities.hardlink):
+        if not (tree.config.hardlinks and tree.server.capabilities.hardlink):
             raise FilesystemError(errno.EPERM)
         if inode.writeback is not None:
             await inode.writeback.drain()
-        path = self._about_to_make(parent, name)
-        making = tree.remote.link(inode.path(), path)
+        path, doubt, late = self._about_to_make(parent, name, inode.kind or stat.S_IFREG)
+        making = tree.server.link(inode.path(), path, doubt, late)
         return await self._made(parent, name, path, making, diagnose.linking)
 
     async def mknod(
@@ -169,24 +203,25 @@ class Namespace:
         """A regular file; SFTP has no way to make anything else (EPERM, as mknod(2) has it)."""
         if not stat.S_ISREG(mode):
             raise FilesystemError(errno.EPERM)
-        path = self._about_to_make(parent, name)
-        remote = self._tree.remote
-        how = OpenMode.WRITE | OpenMode.CREATE | OpenMode.EXCLUSIVE
-        opening = remote.open(path, how, mode & 0o7777)
+        path, doubt, late = self._about_to_make(parent, name, stat.S_IFREG)
+        server = self._tree.server
+        opening = server.open_exclusively(path, OpenMode.WRITE, mode & 0o7777, doubt, late)
         try:
             handle = await opening
         except FilesystemError as error:
-            raise await diagnose.exists(remote, path, error) from None
-        inode, attributes = await self._made(parent, name, path, remote.close(handle))
+            raise await diagnose.exists(server, path, error) from None
+        inode, attributes = await self._made(parent, name, path, server.close(handle))
         return inode, await self._correct_mode(
             inode, path, attributes, mode, self._tree.config.file_mask
         )
 
-    def _about_to_make(self, parent: Inode, name: bytes) -> bytes:
-        tree = self._tree
-        path = tree.child_path(parent, name)
-        tree.about_to_make(parent, name)
-        return path
+    def _about_to_make(
+        self, parent: Inode, name: bytes, kind: int
+    ) -> tuple[bytes, Making, Callable[[], None]]:
+        """The path, how to tell afterwards whether it was made, and what to do when it is made
+        after its caller has left."""
+        doubt = self._tree.about_to_make(parent, name, kind)
+        return doubt.path, doubt, self._tree.name_is_out_of_date(parent, name)
 
     async def _made(
         self,
@@ -198,12 +233,15 @@ class Namespace:
     ) -> tuple[Inode, FileAttributes]:
         tree = self._tree
         sent_at = tree.mutations
-        looking = tree.remote.lstat(path)
+        looking = tree.server.lstat(path)
         try:
             await making
         except FilesystemError as error:
-            raise await diagnosis(tree.remote, path, error) from None
-        inode, attributes = tree.adopt(parent, name, await looking, sent_at)
+            raise await diagnosis(tree.server, path, error) from None
+        found = await looking
+        inode, attributes = tree.adopt(parent, name, found, sent_at)
+        if diagnosis is not diagnose.linking:  # a link is as old as its file
+            tree.marks.learn(found)
         tree.cache.drop_absent(parent.number, name)
         tree.cache.drop_link(inode.number)
         return inode, attributes
@@ -211,30 +249,33 @@ class Namespace:
     # --- removing and moving ------------------------------------------------------------------
 
     async def unlink(self, parent: Inode, name: bytes) -> None:
-        path = self._about_to_remove(parent, name)
-        try:
-            await self._tree.remote.remove(path)
-        except RemoteStatusError as error:
-            if is_missing(error):
-                self._tree.vanish(parent, name)
-            raise
-        self._removed(parent, name)
+        path, late = self._about_to_remove(parent, name)
+        removing = self._tree.server.remove(path, late)
+        removing.add_callback(lambda reply: self._removal_answered(parent, name, reply))
+        await removing
 
     async def rmdir(self, parent: Inode, name: bytes) -> None:
-        path = self._about_to_remove(parent, name)
-        remote = self._tree.remote
+        path, late = self._about_to_remove(parent, name)
+        server = self._tree.server
+        removing = server.rmdir(path, late)
+        removing.add_callback(lambda reply: self._removal_answered(parent, name, reply))
         try:
-            await remote.rmdir(path)
+            await removing
         except FilesystemError as error:
-            raise await diagnose.removal(remote, path, error) from None
-        self._removed(parent, name)
+            raise await diagnose.removal(server, path, error) from None
 
-    def _about_to_remove(self, parent: Inode, name: bytes) -> bytes:
+    def _about_to_remove(self, parent: Inode, name: bytes) -> tuple[bytes, Callable[[], None]]:
         path = self._tree.child_path(parent, name)
         self._tree.names_changed(parent)
         # Whether it happens is not known to a caller who is interrupted, so ask from now on.
         self._tree.name_changed(parent, name)
-        return path
+        return path, self._tree.name_is_out_of_date(parent, name)
+
+    def _removal_answered(self, parent: Inode, name: bytes, reply: Reply[None]) -> None:
+        if reply.error is None:
+            self._removed(parent, name)
+        elif is_missing(reply.error):
+            self._tree.vanish(parent, name)
 
     def _removed(self, parent: Inode, name: bytes) -> None:
         tree = self._tree
@@ -251,67 +292,119 @@ class Namespace:
         """Replacing, or with RENAME_NOREPLACE not; exchanging is more than SFTP can (EINVAL)."""
         if flags & ~RENAME_NOREPLACE:
             raise FilesystemError(errno.EINVAL)
+        move = self._about_to_rename(parent, name, new_parent, new_name)
+        with self._tree.moving(move.inode):
+            if flags & RENAME_NOREPLACE:
+                await self._rename_to_free_name(move)
+            else:
+                await self._rename_replacing(move)
+
+    def _about_to_rename(
+        self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes
+    ) -> _Move:
         tree = self._tree
-        old, new = tree.child_path(parent, name), tree.child_path(new_parent, new_name)
+        moved = tree.inodes.child(parent, name)
+        replaced = tree.inodes.child(new_parent, new_name)
+        move = _Move(
+            tree.child_path(parent, name),
+            tree.child_path(new_parent, new_name),
+            moved,
+            self._identity(moved),
+            self._identity(replaced),
+            tree.cache.was_absent(new_parent.number, new_name),
+            lambda: self._renamed(parent, name, new_parent, new_name),
+            lambda: self._kernel_is_wrong(parent, name, new_parent, new_name),
+        )
         tree.names_changed(parent)
         tree.names_changed(new_parent)
-        self._tree.name_changed(parent, name)
-        self._tree.name_changed(new_parent, new_name)
-        with tree.moving(tree.inodes.child(parent, name)):
-            if flags & RENAME_NOREPLACE:
-                await self._rename_to_free_name(old, new)
-            else:
-                await self._rename_replacing(old, new)
-            self._renamed(parent, name, new_parent, new_name)
+        tree.name_changed(parent, name)
+        tree.name_changed(new_parent, new_name)
+        return move
 
-    async def _rename_to_free_name(self, old: bytes, new: bytes) -> None:
-        remote = self._tree.remote
+    def _identity(self, inode: Inode | None) -> Version | None:
+        """What tells this file from others. A directory's size and time change with its names."""
+        if inode is None or inode.kind == stat.S_IFDIR:
+            return None
+        return self._tree.last_version(inode)
+
+    def _kernel_is_wrong(
+        self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes
+    ) -> None:
+        self._tree.kernel.entry_changed(parent.number, name)
+        self._tree.kernel.entry_changed(new_parent.number, new_name)
+
+    def _send_rename(self, move: _Move, *, replacing: bool) -> Reply[None]:
+        """The request that does it; its success is seen to even when its caller has left."""
+        tree = self._tree
+        doubt = Moving(
+            move.old, move.new, move.source, move.target, target_absent=move.target_absent
+        )
+        send = tree.server.posix_rename if replacing else tree.server.rename
+        renaming = send(move.old, move.new, doubt, move.late)
+        tree.moving_begins(move.inode)
+
+        def answered(reply: Reply[None]) -> None:
+            if reply.error is None:
+                move.done()
+            tree.moving_ended(move.inode)
+
+        renaming.add_callback(answered)
+        return renaming
+
+    async def _rename_to_free_name(self, move: _Move) -> None:
+        server = self._tree.server
         try:
-            await remote.rename(old, new)
+            await self._send_rename(move, replacing=False)
         except FilesystemError as error:
-            known = await diagnose.exists(remote, new, error)
+            known = await diagnose.exists(server, move.new, error)
             if known is error:
-                known = await diagnose.renaming(remote, old, new, error)
+                known = await diagnose.renaming(server, move.old, move.new, error)
             raise known from None
 
-    async def _rename_replacing(self, old: bytes, new: bytes) -> None:
-        remote = self._tree.remote
+    async def _rename_replacing(self, move: _Move) -> None:
+        server = self._tree.server
         try:
-            if remote.capabilities.posix_rename:
-                await remote.posix_rename(old, new)
+            if server.capabilities.posix_rename:
+                await self._send_rename(move, replacing=True)
             else:
-                await self._replace_without_extension(old, new)
+                await self._replace_without_extension(move)
         except FilesystemError as error:
-            raise await diagnose.renaming(remote, old, new, error) from None
+            raise await diagnose.renaming(server, move.old, move.new, error) from None
 
-    async def _replace_without_extension(self, old: bytes, new: bytes) -> None:
+    async def _replace_without_extension(self, move: _Move) -> None:
         """Plain RENAME refuses a taken name, so the old target is moved aside first: for a moment
         neither is under the name, but no data is ever without one."""
-        remote = self._tree.remote
+        server = self._tree.server
         try:
-            await remote.rename(old, new)
+            await self._send_rename(move, replacing=False)
             return
         except RemoteStatusError as error:
             if not (diagnose.is_failure(error) or error.errno == errno.EEXIST):
                 raise
             # Only a file that is in the way is moved: rename(2) refuses all other pairs.
-            for path in (old, new):
-                found = await diagnose.look(remote, path)
+            for path in (move.old, move.new):
+                found = await diagnose.look(server, path)
                 if found is None or found.mode is None or stat.S_ISDIR(found.mode):
                     raise error from None
-        directory, _, last = new.rpartition(b"/")
+        directory, _, last = move.new.rpartition(b"/")
         aside_name = b".pysshfs-" + os.urandom(6).hex().encode() + b"-" + last[: NAME_MAX - 22]
         aside = directory + b"/" + aside_name if directory else aside_name
         # Sent together, so that there is a file under the name again as soon as can be.
-        making_room, replacing = remote.rename(new, aside), remote.rename(old, new)
+        room = Moving(move.new, aside, move.target, None, target_absent=True)
+        making_room = server.rename(move.new, aside, room)
+        replacing = self._send_rename(
+            move._replace(target=None, target_absent=False), replacing=False
+        )
         try:
             await making_room
             await replacing
         except BaseException:
-            remote.rename(aside, new)  # sent even when we are being cancelled
+            # Sent even when we are being cancelled; refused when there is a file again.
+            back = Moving(aside, move.new, move.target, None, target_absent=False)
+            server.rename(aside, move.new, back)
             raise
         # The rename is done; that the old file goes, too, is nobody's error but its own.
-        remote.remove(aside).add_callback(_log_removal)
+        server.remove(aside).add_callback(_log_removal)
 
     def _renamed(self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes) -> None:
         tree = self._tree
@@ -369,9 +462,9 @@ class Namespace:
         if not half_owner and not half_times:
             return change
         if inode.open_files:
-            now = await self._tree.remote.fstat(inode.open_files[0].handle)
+            now = await self._tree.server.fstat(inode.open_files[0].handle)
         else:
-            now = await self._tree.remote.lstat(inode.path())
+            now = await self._tree.server.lstat(inode.path())
         if half_owner:
             uid = change.uid if change.uid is not None else now.uid
             gid = change.gid if change.gid is not None else now.gid
@@ -387,23 +480,27 @@ class Namespace:
         return change
 
     async def _change(
-        self, inode: Inode, target: bytes | RemoteHandle, change: AttributeChange
+        self, inode: Inode, target: bytes | OpenFileHandle, change: AttributeChange
     ) -> FileAttributes:
         """Change what stands under a path, or is open, and look at the result."""
-        tree, remote = self._tree, self._tree.remote
+        tree, server = self._tree, self._tree.server
         tree.changed(inode)
         sent_at = tree.mutations
-        if isinstance(target, RemoteHandle):
-            changing, looking = remote.fsetstat(target, change), remote.fstat(target)
+
+        def late() -> None:
+            tree.kernel.inode_changed(inode.number)
+
+        if isinstance(target, OpenFileHandle):
+            changing, looking = server.fsetstat(target, change, late), server.fstat(target)
         elif inode.kind == stat.S_IFLNK:
-            changing, looking = remote.lsetstat(target, change), remote.lstat(target)
+            changing, looking = server.lsetstat(target, change, late), server.lstat(target)
         else:
-            changing, looking = remote.setstat(target, change), remote.lstat(target)
+            changing, looking = server.setstat(target, change, late), server.lstat(target)
         try:
             await changing
         except RemoteStatusError as error:
             path = target if isinstance(target, bytes) else b""
-            raise await diagnose.space(remote, path, error) from None
+            raise await diagnose.space(server, path, error) from None
         if change.size is not None and inode.mutated_at <= sent_at:
             inode.known_size = change.size
         return tree.remember(inode, await looking, sent_at)

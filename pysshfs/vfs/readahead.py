@@ -25,7 +25,8 @@ from pysshfs.reply import Reply
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pysshfs.remotefs import RemoteFS, RemoteHandle
+    from pysshfs.vfs.calls import OpenFileHandle
+    from pysshfs.vfs.server import Server
 
 _FIRST_WINDOW: Final = 256 * 1024
 _NEAR: Final = 1024 * 1024  # how far a read may stray from the expected offset: kernel read-ahead
@@ -57,14 +58,14 @@ def block_size_for(max_read: int) -> int:
 class _Block:
     """`length` bytes at `offset`, being fetched; `data` resolves to them, fewer at the end."""
 
-    __slots__ = ("_handle", "_parts", "_received", "_remote", "data", "length", "offset")
+    __slots__ = ("_handle", "_parts", "_received", "_server", "data", "length", "offset")
 
     def __init__(
-        self, remote: RemoteFS, handle: RemoteHandle, offset: int, length: int
+        self, server: Server, handle: OpenFileHandle, offset: int, length: int
     ) -> None:
         self.offset = offset
         self.data: Reply[bytes] = Reply()
-        self._remote = remote
+        self._server = server
         self._handle = handle
         self.length = length
         self._received = 0
@@ -73,7 +74,7 @@ class _Block:
 
     def _ask(self) -> None:
         offset, length = self.offset + self._received, self.length - self._received
-        self._remote.read(self._handle, offset, length).add_callback(self._arrived)
+        self._server.read(self._handle, offset, length).add_callback(self._arrived)
 
     def _arrived(self, reply: Reply[bytes]) -> None:
         if reply.error is not None:
@@ -93,18 +94,18 @@ class FileReader:
 
     def __init__(
         self,
-        remote: RemoteFS,
-        handle: RemoteHandle,
+        server: Server,
+        handle: OpenFileHandle,
         budget: ReadBudget,
         largest_window: int,
         size: Callable[[], int],
     ) -> None:
-        self._remote = remote
+        self._server = server
         self._handle = handle
         self._budget = budget
         self._largest_window = largest_window
         self._size = size
-        self._block_size = block_size_for(remote.capabilities.max_read)
+        self._block_size = block_size_for(server.capabilities.max_read)
         self._blocks: dict[int, _Block] = {}
         self._expected = 0
         self._window = 0
@@ -171,7 +172,7 @@ class FileReader:
         length = min(self._block_size, size - at) if at < size else self._block_size
         if at not in self._blocks:
             self._budget.take(self._block_size)
-        block = self._blocks[at] = _Block(self._remote, self._handle, at, length)
+        block = self._blocks[at] = _Block(self._server, self._handle, at, length)
         return block
 
     async def _gather(self, blocks: list[_Block], offset: int, length: int) -> bytes:
@@ -187,9 +188,9 @@ class FileReader:
 
     async def _fetch(self, offset: int, length: int) -> bytes:
         """Exactly this range, all its READs in flight together."""
-        largest = self._remote.capabilities.max_read
+        largest = self._server.capabilities.max_read
         blocks = [
-            _Block(self._remote, self._handle, at, min(largest, offset + length - at))
+            _Block(self._server, self._handle, at, min(largest, offset + length - at))
             for at in range(offset, offset + length, largest)
         ]
         parts = []

@@ -13,15 +13,16 @@ import errno
 import logging
 import stat
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import trio
 
-from pysshfs.errors import FX_NO_SUCH_FILE, FilesystemError, RemoteStatusError
+from pysshfs.errors import FilesystemError, RemoteStatusError
 from pysshfs.vfs import idmap
 from pysshfs.vfs.cache import MetadataCache
 from pysshfs.vfs.inodes import InodeTable
 from pysshfs.vfs.readahead import ReadBudget
+from pysshfs.vfs.repeat import Making, Marks, Version, is_missing
 from pysshfs.vfs.sanity import PATH_MAX, FileAttributes, checked_attributes
 from pysshfs.vfs.walk import WalkAhead
 from pysshfs.vfs.writeback import WritebackPool
@@ -29,10 +30,12 @@ from pysshfs.vfs.writeback import WritebackPool
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pysshfs.remotefs import Attributes, RemoteFS, RemoteHandle
+    from pysshfs.remotefs import Attributes
     from pysshfs.reply import Reply
+    from pysshfs.vfs.calls import OpenFileHandle
     from pysshfs.vfs.config import VfsConfig
     from pysshfs.vfs.inodes import Inode
+    from pysshfs.vfs.server import Server
 
 
 log = logging.getLogger(__name__)
@@ -55,23 +58,43 @@ class Entry(NamedTuple):
     attribute_timeout: float
 
 
-def is_missing(error: BaseException | None) -> bool:
-    return isinstance(error, RemoteStatusError) and error.code == FX_NO_SUCH_FILE
+class KernelCache(Protocol):
+    """What the kernel remembers, and must be told to forget. The calls return at once."""
+
+    def entry_changed(self, parent: int, name: bytes) -> None:
+        """What it believes of this name is out of date."""
+        ...
+
+    def inode_changed(self, number: int) -> None:
+        """So are the attributes and cached pages of this inode."""
+        ...
+
+
+class _NoKernel:
+    """Until there is a mount."""
+
+    def entry_changed(self, parent: int, name: bytes) -> None:
+        pass
+
+    def inode_changed(self, number: int) -> None:
+        pass
 
 
 class Tree:
     """Shared state of all operations; see the modules that use it for who changes what."""
 
     def __init__(
-        self, remote: RemoteFS, config: VfsConfig, clock: Callable[[], float]
+        self, server: Server, config: VfsConfig, clock: Callable[[], float]
     ) -> None:
-        self.remote = remote
+        self.server = server
         self.config = config
         self.inodes = InodeTable()
         self.cache = MetadataCache(config, clock)
-        self.writebacks = WritebackPool(remote, config.write_buffer, config.write_delay)
+        self.writebacks = WritebackPool(server, config.write_buffer, config.write_delay)
         self.read_budget = ReadBudget(config.total_readahead)
         self.walk = WalkAhead(self)
+        self.marks = Marks()
+        self.kernel: KernelCache = _NoKernel()
         self.mutations = 0
         self._fetching: dict[int, _Fetch] = {}
         self._moving: list[Inode] = []
@@ -93,6 +116,7 @@ class Tree:
         """This inode's attributes were changed through this mount, or are about to be."""
         self.mutations += 1
         inode.mutated_at = self.mutations
+        inode.seen = None
         if inode.parent is not None:
             inode.parent.child_mutated_at = self.mutations
         self.cache.drop_attributes(inode.number)
@@ -111,12 +135,33 @@ class Tree:
             self.cache.drop_attributes(self.inodes.number_for(directory, entry.name))
         self.cache.drop_listing(directory.number)
 
-    def about_to_make(self, parent: Inode, name: bytes) -> None:
+    def about_to_make(
+        self, parent: Inode, name: bytes, kind: int, *, strict: bool = True
+    ) -> Making:
         """Something is going to be made under this name: what is believed of it, and of the
-        directory, is out of date from before the request is sent."""
+        directory, is out of date from before the request is sent. `strict`: that it is new matters
+        to the caller."""
+        known_absent = self.cache.was_absent(parent.number, name)
         self.names_changed(parent)
         self.cache.drop_absent(parent.number, name)
         self.name_changed(parent, name)
+        return Making(
+            self.marks,
+            self.child_path(parent, name),
+            kind,
+            known_absent=known_absent,
+            strict=strict and self.config.strict_ambiguity,
+        )
+
+    def name_is_out_of_date(self, parent: Inode, name: bytes) -> Callable[[], None]:
+        """To be called when the kernel has concluded of this name what turned out otherwise."""
+        return lambda: self.kernel.entry_changed(parent.number, name)
+
+    def last_version(self, inode: Inode) -> Version | None:
+        """What the file was when it was last seen; None when it was changed here since."""
+        if inode.seen is None:
+            return None
+        return Version(stat.S_IFMT(inode.seen.mode), inode.seen.mtime, inode.seen.size)
 
     def name_changed(self, parent: Inode, name: bytes) -> None:
         """What stands under this name is made, removed or replaced, or is about to be."""
@@ -138,19 +183,25 @@ class Tree:
             self.inodes.forget_name(parent, name)
         self.cache.drop_listing(parent.number)
 
-    @contextmanager
-    def moving(self, inode: Inode | None) -> Iterator[None]:
-        """While a rename of this inode is under way its path is not certain."""
-        if inode is None:
-            yield
-            return
-        self._moving.append(inode)
-        try:
-            yield
-        finally:
+    def moving_begins(self, inode: Inode | None) -> None:
+        """From here on until `moving_ended` the path of this inode is not certain."""
+        if inode is not None:
+            self._moving.append(inode)
+
+    def moving_ended(self, inode: Inode | None) -> None:
+        if inode is not None:
             self._moving.remove(inode)
             self._moved.set()
             self._moved = trio.Event()
+
+    @contextmanager
+    def moving(self, inode: Inode | None) -> Iterator[None]:
+        """While a rename of this inode is under way."""
+        self.moving_begins(inode)
+        try:
+            yield
+        finally:
+            self.moving_ended(inode)
 
     async def has_moved(self, inode: Inode, path: bytes) -> bool:
         """Whether what was not found under `path` is, or may be, somewhere else by now. Waits for
@@ -161,9 +212,26 @@ class Tree:
 
     # --- handles ----------------------------------------------------------------------------
 
-    def close(self, handle: RemoteHandle) -> None:
+    def close(self, handle: OpenFileHandle) -> None:
         """Give the server a handle back. Nobody waits for that, nor could act on a failure."""
-        self.remote.close(handle).add_callback(_log_close)
+        self.server.close(handle)
+
+    def reopened(self, inode: Inode, found: Attributes) -> None:
+        """A file of this inode was opened again on a new session. Raises ESTALE when it cannot be
+        the same one; when it was changed meanwhile, what was read of it is dropped."""
+        known = idmap.to_local(self.config, checked_attributes(found))
+        if inode.kind not in (None, stat.S_IFMT(known.mode)):
+            raise FilesystemError(errno.ESTALE, "something else has its name")
+        writeback = inode.writeback
+        if writeback is not None and not writeback.is_clean:
+            if not writeback.explains(known.size):
+                raise FilesystemError(
+                    errno.ESTALE, f"what was written does not explain its size of {known.size}"
+                )
+        elif inode.read_version not in (None, (known.mtime, known.size)):
+            self.changed(inode)
+            inode.found(known)
+            self.kernel.inode_changed(inode.number)
 
     # --- attributes -------------------------------------------------------------------------
 
@@ -182,7 +250,7 @@ class Tree:
             raise FilesystemError(errno.ESTALE, f"{inode!r} became another type of file")
         inode.kind = kind
         if inode.mutated_at <= sent_at:
-            inode.found(known.mtime, known.size)
+            inode.found(known)
             self.cache.store_attributes(inode.number, known)
         return known
 
@@ -225,7 +293,7 @@ class Tree:
             fetch = self._fetching.get(inode.number)
             if fetch is None:
                 path = inode.path()
-                fetch = _Fetch(path, self.mutations, self.remote.lstat(path))
+                fetch = _Fetch(path, self.mutations, self.server.lstat(path))
                 self._fetching[inode.number] = fetch
                 fetch.reply.add_callback(lambda reply: self._fetched(inode.number, reply))
             try:
@@ -251,7 +319,7 @@ class Tree:
         if not inode.open_files:
             raise FilesystemError(errno.ESTALE, f"{inode!r} is gone")
         sent_at = self.mutations
-        attributes = await self.remote.fstat(inode.open_files[0].handle)
+        attributes = await self.server.fstat(inode.open_files[0].handle)
         return self.remember(inode, attributes, sent_at)
 
     # --- what the kernel is told --------------------------------------------------------------
@@ -262,7 +330,7 @@ class Tree:
         left = 0.0
         if cached is not None and cached.attributes is attributes:
             left = max(cached.expires - self.cache.clock(), 0.0)
-        inode.told_version = (attributes.mtime, attributes.size)
+        inode.told = attributes
         return self.timeouts(inode.number, attributes, left)
 
     def timeouts(self, number: int, attributes: FileAttributes, left: float) -> Entry:
@@ -275,8 +343,3 @@ class Tree:
             left if entry is None else entry,
             left if attribute is None else attribute,
         )
-
-
-def _log_close(reply: Reply[None]) -> None:
-    if isinstance(reply.error, FilesystemError):
-        log.info("closing a handle: %s", reply.error)

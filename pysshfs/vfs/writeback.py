@@ -4,13 +4,15 @@ A `Writeback` belongs to an inode, not to a handle, so every reader of the file 
 writer wrote. Small writes that continue one another gather in a tail until the server's largest
 WRITE is full, the file is flushed, or `write_delay` has passed (`WritebackPool.run` sees to that).
 WRITEs are sent without waiting for one another; the server carries them out in order. Each record
-keeps its bytes until it is acknowledged, because what replays them needs them.
+keeps its bytes until it is acknowledged: `vfs/calls.py` sends them again after a lost connection,
+and what the server refuses, or never gets, is handed to `WritebackPool.on_undelivered`.
 
 Bounds: all files together hold at most `write_buffer` unacknowledged bytes; who would exceed that
 waits, first come first served, and can be interrupted there: nothing of its data is taken yet.
 
 Errors are sticky: a WRITE's failure is kept with a sequence number, and each open file reports it
-once, at its next write, fsync or close.
+once, at its next write, fsync or close. When there is no hope of a connection, waiting ends with
+an error, but the data stays.
 
 Whoever drains waits for what was written before, not for what comes meanwhile: a file that
 somebody writes without a pause can still be looked at, read and closed.
@@ -21,27 +23,28 @@ in `reserve`, `drain` and `before_truncation`.
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
+import outcome
 import trio
 
-from pysshfs.errors import ConnectionLostError, FilesystemError
+from pysshfs.errors import FilesystemError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pysshfs.remotefs import RemoteFS, RemoteHandle
+    from pysshfs.errors import ConnectionLostError
     from pysshfs.reply import Reply
-
-log = logging.getLogger(__name__)
+    from pysshfs.vfs.calls import OpenFileHandle
+    from pysshfs.vfs.inodes import Inode
+    from pysshfs.vfs.server import Server
 
 
 class WriteRecord(NamedTuple):
     """One WRITE that was sent and not acknowledged."""
 
-    handle: RemoteHandle
+    handle: OpenFileHandle
     offset: int
     data: bytes | bytearray
 
@@ -49,9 +52,13 @@ class WriteRecord(NamedTuple):
 class WritebackPool:
     """What all files share: the budget and the task that sends half-full tails in time."""
 
-    def __init__(self, remote: RemoteFS, budget: int, delay: float) -> None:
-        self.remote = remote
-        self.max_write = remote.capabilities.max_write
+    def __init__(self, server: Server, budget: int, delay: float) -> None:
+        self.server = server
+        # Data that cannot be delivered: whose it is, where it belongs, and why not.
+        self.on_undelivered: Callable[[Inode, WriteRecord, FilesystemError], None] = (
+            lambda _inode, _record, _error: None
+        )
+        self.dirty: dict[Writeback, None] = {}  # those that hold data
         self._budget = budget
         self._delay = delay
         self._held = 0
@@ -85,6 +92,19 @@ class WritebackPool:
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def given_up(self, error: ConnectionLostError) -> None:
+        """Whoever waits for the server waits in vain."""
+        waiters, self._waiters = self._waiters, deque()
+        for task, _ in waiters:
+            trio.lowlevel.reschedule(task, outcome.Error(error))
+        for writeback in list(self.dirty):
+            writeback.wake_all()
+
+    async def drain_all(self) -> None:
+        """Wait until all that was written until now is acknowledged, or failed."""
+        for writeback in list(self.dirty):
+            await writeback.drain()
 
     def _fits(self, count: int) -> bool:
         # A write larger than the whole budget passes alone.
@@ -130,20 +150,28 @@ class WritebackPool:
 class Writeback:
     """One file's unacknowledged data, in the order in which it was written.
 
-    `on_clean` is called when the last of it is acknowledged. `appending` is held from the question
+    `on_clean` is called when the last of it is acknowledged, and so is what was given to
+    `when_clean`. `appending` is held from the question
     where the file ends until the data that goes there is taken, and while a truncation is prepared.
     """
 
-    def __init__(self, pool: WritebackPool, on_clean: Callable[[], None]) -> None:
+    def __init__(
+        self, pool: WritebackPool, inode: Inode, on_clean: Callable[[], None]
+    ) -> None:
         self.appending = trio.Lock()
         # Where the file ends, by the last append; 0 when that is not known or all is acknowledged.
         # Data on its way need not lie at the end.
         self.appended_to = 0
+        self.unsynced = False  # something was acknowledged since the last fsync
         self._pool = pool
+        self._inode = inode
         self._on_clean = on_clean
+        self._when_clean: list[Callable[[], None]] = []
+        # How long the file is on the server without what is not acknowledged.
+        self._acknowledged_size = 0
         self._tail = bytearray()
         self._tail_offset = 0
-        self._tail_handle: RemoteHandle | None = None
+        self._tail_handle: OpenFileHandle | None = None
         self._sent: dict[int, WriteRecord] = {}
         self._next_record = 0
         # Who drains, each with the serial of the first record that it does not wait for.
@@ -163,23 +191,38 @@ class Writeback:
         end = max((r.offset + len(r.data) for r in self._sent.values()), default=0)
         return max(end, self._tail_offset + len(self._tail)) if self._tail else end
 
+    def explains(self, size: int) -> bool:
+        """Whether the file can have this size on the server, if nobody else changed it: WRITEs
+        whose acknowledgements were lost may have been carried out, the first of them at least."""
+        return self._acknowledged_size <= size <= max(self._acknowledged_size, self.end)
+
+    def when_clean(self, callback: Callable[[], None]) -> None:
+        """Call back once, when nothing is left to be acknowledged; at once if that is so."""
+        if self.is_clean:
+            callback()
+        else:
+            self._when_clean.append(callback)
+
     # --- writing ----------------------------------------------------------------------------
 
-    async def write(self, handle: RemoteHandle, offset: int, data: bytes) -> None:
+    async def write(self, handle: OpenFileHandle, offset: int, data: bytes) -> None:
         """Take all of `data`, or, when cancelled while the buffer is full, nothing of it."""
         await self._pool.reserve(len(data))
+        if self.is_clean:
+            self._acknowledged_size = self._inode.known_size
+            self._pool.dirty[self] = None
         self._append(handle, offset, memoryview(data))
         if self._pool.is_contended:
             self.push()
 
-    def _append(self, handle: RemoteHandle, offset: int, data: memoryview) -> None:
-        largest = self._pool.max_write
+    def _append(self, handle: OpenFileHandle, offset: int, data: memoryview) -> None:
+        largest = self._pool.server.capabilities.max_write
         if self._tail and not (
-            self._tail_handle == handle and self._tail_offset + len(self._tail) == offset
+            self._tail_handle is handle and self._tail_offset + len(self._tail) == offset
         ):
             self.push()
         if self._tail:
-            taken = min(largest - len(self._tail), len(data))
+            taken = min(max(largest - len(self._tail), 0), len(data))
             self._tail += data[:taken]
             data, offset = data[taken:], offset + taken
             if len(self._tail) < largest:
@@ -205,22 +248,35 @@ class Writeback:
         serial = self._next_record
         self._next_record += 1
         self._sent[serial] = record
-        reply = self._pool.remote.write(record.handle, record.offset, record.data)
+        reply = self._pool.server.write(record.handle, record.offset, record.data)
         reply.add_callback(lambda reply: self._acknowledged(serial, reply))
 
     def _acknowledged(self, serial: int, reply: Reply[None]) -> None:
         record = self._sent.pop(serial)
         if reply.error is not None:
             self._fail(record, reply.error)
+        else:
+            self.unsynced = True
+            end = record.offset + len(record.data)
+            self._acknowledged_size = max(self._acknowledged_size, end)
         self._pool.release(len(record.data))
         if self.is_clean:
             self.appended_to = 0
+            self._pool.dirty.pop(self, None)
             self._on_clean()
+            callbacks, self._when_clean = self._when_clean, []
+            for callback in callbacks:
+                callback()
         oldest = self._oldest
         for end, drained in self._drains:
             if end <= oldest:
                 drained.set()
         self._drains = [drain for drain in self._drains if drain[0] > oldest]
+
+    def wake_all(self) -> None:
+        """Have those who drain look again whether there is hope."""
+        for _, drained in self._drains:
+            drained.set()
 
     @property
     def _oldest(self) -> int:
@@ -230,13 +286,9 @@ class Writeback:
     def _fail(self, record: WriteRecord, error: BaseException) -> None:
         if not isinstance(error, FilesystemError):
             raise error
-        first = self._error is None
         self._error = error
         self.error_sequence += 1
-        if first and not isinstance(error, ConnectionLostError):
-            log.warning(
-                "writing %d bytes at %d failed: %s", len(record.data), record.offset, error
-            )
+        self._pool.on_undelivered(self._inode, record, error)
 
     # --- waiting and reporting --------------------------------------------------------------
 
@@ -244,11 +296,13 @@ class Writeback:
         """Send everything and wait for the server's word on it; errors are kept.
 
         What others wrote meanwhile has been sent when this returns, too, so that a request sent
-        now is carried out after it, but it may be unacknowledged.
+        now is carried out after it, but it may be unacknowledged. Raises when there is no hope
+        of a connection; the data is kept.
         """
         self.push()
         end = self._next_record
         if self._oldest < end:
+            self._pool.server.check()
             drained = trio.Event()
             entry = (end, drained)
             self._drains.append(entry)
@@ -257,6 +311,8 @@ class Writeback:
             finally:
                 if entry in self._drains:
                     self._drains.remove(entry)
+            if self._oldest < end:
+                self._pool.server.check()
             self.push()
 
     async def before_truncation(self) -> None:

@@ -34,6 +34,13 @@ class Mount:
         self.tree = remote.tree
         self.lookups: Counter[int] = Counter()
 
+    # --- the connection -----------------------------------------------------------------------
+
+    async def reconnect(self) -> None:
+        """A new session after `remote.drop_connection`."""
+        self.remote.connect_anew()
+        await self.fs.server.resume(self.remote)
+
     # --- names ------------------------------------------------------------------------------
 
     async def find(self, path: bytes) -> Entry | None:
@@ -140,6 +147,7 @@ async def mounted(
     more, and that the budgets are whole again, is asserted here."""
     async with FakeRemote.serve(tree, capabilities, latency) as remote:
         fs = Filesystem(remote, config or VfsConfig(), clock=trio.current_time)
+        remote.on_lost = fs.server.lost
         async with trio.open_nursery() as nursery:
             nursery.start_soon(fs.run)
             yield Mount(fs, remote)

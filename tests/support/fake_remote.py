@@ -5,8 +5,9 @@ the reply. Replies come in order out of one task, `latency` seconds of trio's ti
 request, and never at once: whoever waits is suspended, as with a real server. All replies that are
 due arrive together, before any task that waited for one of them runs on.
 
-For tests: `hold` and `release` make a silent server of it, `drop_connection` a dead one,
-`fail_next` has one request refused. `calls` is the log of requests, `in_flight` counts those
+For tests: `hold` and `release` make a silent server of it, `go_deaf` one that gets nothing more,
+`drop_connection` a dead one, `connect_anew` the next session on the same tree; `fail_next` has one
+request refused. `calls` is the log of requests, `in_flight` counts those
 without a reply, `open_handles` the handles that were not closed.
 """
 
@@ -119,6 +120,10 @@ class FakeRemote:
         self._activity = trio.Event()
         self._held = False
         self._lost: ConnectionLostError | None = None
+        self._deaf = False
+        self._unheard: list[Callable[[ConnectionLostError], None]] = []
+        self._generation = 1
+        self.on_lost: Callable[[ConnectionLostError], None] = lambda _error: None
 
     @classmethod
     @asynccontextmanager
@@ -161,13 +166,26 @@ class FakeRemote:
         """Refuse the next request (or `times` of them) of this method; it changes nothing."""
         self._failures[method].extend([error] * times)
 
+    def go_deaf(self) -> None:
+        """From now on requests get lost on their way: nothing is carried out or answered."""
+        self._deaf = True
+
     def drop_connection(self) -> None:
         """Everything pending and everything later fails; the server closes what was open."""
         self._lost = ConnectionLostError()
         self._handles.clear()
         answers, self._answers = self._answers, deque()
+        unheard, self._unheard = self._unheard, []
         for answer in answers:
             answer.lose(self._lost)
+        for lose in unheard:
+            lose(self._lost)
+        self.on_lost(self._lost)
+
+    def connect_anew(self) -> None:
+        """A new session: handles of the earlier ones mean nothing on it."""
+        self._lost, self._deaf, self._held = None, False, False
+        self._generation += 1
 
     # --- requests and replies -----------------------------------------------------------------
 
@@ -203,6 +221,9 @@ class FakeRemote:
             abandoned = True
 
         reply: Reply[T] = Reply(abandon)
+        if self._deaf:
+            self._unheard.append(reply.set_error)
+            return reply
         failures = self._failures[method]
         try:
             if failures:
@@ -240,7 +261,7 @@ class FakeRemote:
     def _on_handle(
         self, work: Callable[[_Handle], T], method: str, handle: RemoteHandle, *fields: int
     ) -> Reply[T]:
-        if handle.generation != 1:
+        if handle.generation != self._generation:
             return Reply.failed(StaleHandleError())
         known = self._handles.get(handle.token)
         path = os.fsdecode(known.path) if known is not None else "?"
@@ -340,7 +361,7 @@ class FakeRemote:
         token = b"%08d" % self._next_token
         self._next_token += 1
         self._handles[token] = handle
-        return RemoteHandle(token, 1)
+        return RemoteHandle(token, self._generation)
 
     def _close_unwanted(self, handle: RemoteHandle) -> None:
         del self._handles[handle.token]

@@ -12,7 +12,6 @@ import trio
 from pysshfs.errors import (
     FX_FAILURE,
     FX_PERMISSION_DENIED,
-    ConnectionLostError,
     FilesystemError,
     RemoteStatusError,
 )
@@ -154,14 +153,21 @@ async def test_a_refusal_stays_a_refusal() -> None:
         assert code(caught.value) == "EACCES"
 
 
-async def test_a_connection_lost_while_finding_out_is_not_enoent() -> None:
-    async with mounted(populated()) as mount:
-        mount.remote.fail_next("posix_rename", FAILURE)
+async def test_finding_out_goes_on_over_a_lost_connection() -> None:
+    async with mounted(populated()) as mount, trio.open_nursery() as nursery:
         await mount.number(b"file")
-        mount.remote.fail_next("lstat", ConnectionLostError(), times=5)
+        mount.remote.fail_next("posix_rename", FAILURE)
+        mount.remote.latency = 1.0
+        renaming = start(
+            nursery, mount.fs.rename, ROOT_NUMBER, b"file", ROOT_NUMBER, b"new", 0
+        )
+        await trio.sleep(1.5)
+        mount.remote.drop_connection()
+        await mount.reconnect()
+        await trio.sleep(5)
         with pytest.raises(FilesystemError) as caught:
-            await mount.fs.rename(ROOT_NUMBER, b"file", ROOT_NUMBER, b"new", 0)
-        assert code(caught.value) == "EIO"
+            renaming.result()
+        assert code(caught.value) == "EXDEV"
 
 
 async def test_hard_links_need_the_extension_and_the_option() -> None:

@@ -228,7 +228,28 @@ async def test_an_error_while_closing_is_reported_by_close() -> None:
         assert mount.fs.statistics()["unacknowledged_bytes"] == 0
 
 
-async def test_a_lost_connection_fails_writers_and_frees_the_budget() -> None:
+async def test_writers_wait_for_the_next_connection() -> None:
+    config = VfsConfig(write_buffer=1000)
+    async with mounted(config=config) as mount, trio.open_nursery() as nursery:
+        fh, other = await mount.create(b"f"), await mount.create(b"g")
+        mount.remote.hold()
+        await mount.fs.write(fh, 0, b"x" * 900)
+        waiting = start(nursery, mount.fs.write, other, 0, bytes(900))
+        flushing = start(nursery, mount.fs.flush, fh)
+        await settle()
+        mount.remote.drop_connection()
+        await settle()
+        assert not waiting.done and not flushing.done
+        await mount.reconnect()
+        await settle()
+        waiting.result()
+        flushing.result()
+        assert mount.tree.find(b"f").data == b"x" * 900
+        await mount.close(fh)
+        await mount.close(other)
+
+
+async def test_the_end_of_hope_fails_writers_and_frees_the_budget() -> None:
     config = VfsConfig(write_buffer=1000)
     async with mounted(config=config) as mount, trio.open_nursery() as nursery:
         fh, other = await mount.create(b"f"), await mount.create(b"g")
@@ -238,13 +259,13 @@ async def test_a_lost_connection_fails_writers_and_frees_the_budget() -> None:
         flushing = start(nursery, mount.fs.flush, fh)
         await settle()
         mount.remote.drop_connection()
+        mount.fs.end("the end")
         await settle()
-        assert waiting.done
-        with pytest.raises(ConnectionLostError):
-            flushing.result()
-        await mount.close(fh)
-        with pytest.raises(ConnectionLostError):
-            await mount.close(other)
+        for task in (waiting, flushing):
+            with pytest.raises(ConnectionLostError):
+                task.result()
+        await mount.fs.release(fh)
+        await mount.fs.release(other)
         assert mount.fs.statistics()["unacknowledged_bytes"] == 0
 
 

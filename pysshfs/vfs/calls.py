@@ -1,0 +1,414 @@
+"""Calls to the server that outlive a connection: sent, kept until answered, sent again.
+
+`Calls` is the engine under `vfs/server.py`. While no session is up, calls wait. When a session is
+lost, everything without a reply is kept, in order; on the next one (`resume`) what is in doubt is
+settled by looking, open files are opened again (`vfs/reopen.py`), and the rest is sent again, in
+the order in which it was first called. What may be repeated is decided by one table,
+`vfs/repeat.py`.
+
+State: the calls without an answer (`_calls`, oldest first), the open files, the orphans. Touched by
+the tasks of requests (calls are synchronous), by the session's callbacks, and by the task of
+`remote/connection.py` that runs `resume`, the only place that suspends.
+
+Taking back. A caller who is interrupted abandons its reply. A call that was not sent is then
+withdrawn; one that only asks is forgotten; one that changes the server goes on, as an *orphan*:
+if the same thread makes the same call again, it is joined with it, and when it succeeds without
+that, `late` tells the kernel.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from pysshfs.errors import (
+    ConnectionLostError,
+    FilesystemError,
+    ProtocolError,
+    StaleHandleError,
+)
+from pysshfs.remotefs import OpenMode, RemoteHandle
+from pysshfs.reply import Reply
+from pysshfs.vfs import caller, reopen
+from pysshfs.vfs.repeat import CHANGES, MOVES, NOT_TWICE, RULES, Done, Doubt, Rule, is_missing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pysshfs.remotefs import Capabilities, RemoteFS
+    from pysshfs.vfs.inodes import Inode
+
+log = logging.getLogger(__name__)
+
+# A request that makes the server break the protocol each time is given up after as many sessions.
+_MOST_VIOLATIONS: Final = 3
+_MOST_ORPHANS: Final = 4096
+# How long after its end an orphan still answers the repeated call of a thread that was told that
+# it has not happened (seconds).
+_REMEMBERED: Final = 5.0
+
+
+class OpenFileHandle:
+    """A file that is open on the server, whatever session is up.
+
+    `remote` is its handle there, None while there is no session. `inode` says where it lies now,
+    renames included; until it is bound, it lies where it was opened. `stale` is why it cannot be
+    used any more.
+    """
+
+    __slots__ = ("closed", "inode", "mode", "opened_path", "remote", "stale")
+
+    def __init__(self, remote: RemoteHandle, mode: OpenMode, path: bytes) -> None:
+        self.remote: RemoteHandle | None = remote
+        self.mode = mode & ~(OpenMode.CREATE | OpenMode.EXCLUSIVE | OpenMode.TRUNCATE)
+        self.opened_path = path
+        self.inode: Inode | None = None
+        self.stale: FilesystemError | None = None
+        self.closed = False
+
+    def path(self) -> bytes:
+        """Raises ESTALE for a file that has no name any more."""
+        return self.opened_path if self.inode is None else self.inode.path()
+
+
+class Call:
+    """One call until it is answered, on however many sessions it is sent."""
+
+    __slots__ = (
+        "abandoned",
+        "caller",
+        "doubt",
+        "finished_at",
+        "handle",
+        "inner",
+        "late",
+        "lost",
+        "method",
+        "opens",
+        "reply",
+        "send",
+        "sent",
+        "serial",
+        "told",
+        "violations",
+        "words",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        send: Callable[[RemoteFS], Reply[Any]],
+        words: tuple[object, ...],
+    ) -> None:
+        self.serial = -1  # where it stands in the order of calls; given by `Calls.start`
+        self.method = method
+        self.send = send
+        self.words = words  # what makes a repeated call the same
+        self.reply: Reply[Any] = Reply()
+        self.inner: Reply[Any] | None = None
+        self.handle: OpenFileHandle | None = None
+        self.opens: tuple[OpenMode, bytes] | None = None
+        self.doubt: Doubt | None = None
+        self.late: Callable[[], None] | None = None
+        self.caller: caller.Caller | None = None
+        self.abandoned = False
+        self.sent = False  # on a session that was, or is, up
+        self.lost = False  # and that session was lost before the reply came
+        self.told = False  # a lookup of the same thread was told that it has not happened
+        self.finished_at: float | None = None
+        self.violations = 0
+
+    @property
+    def changes(self) -> bool:
+        return self.method in CHANGES
+
+
+class Calls:
+    """Every call that has no answer yet, on the session that is up or the next one."""
+
+    def __init__(self, remote: RemoteFS) -> None:
+        self._remote: RemoteFS | None = remote
+        self._capabilities = remote.capabilities
+        self._calls: dict[int, Call] = {}
+        self._next_serial = 0
+        self._files: dict[OpenFileHandle, None] = {}
+        self._orphans: dict[tuple[int, str, tuple[object, ...]], Call] = {}
+        self._refused: ConnectionLostError | None = None
+        self._ended = False
+        self._losses = 0
+        # A call came while there is no session (`ServerConnection.wanted`).
+        self.on_demand: Callable[[], None] = lambda: None
+        # A file was opened again (`Tree.reopened`); whether it still is the same file.
+        self.on_reopened: reopen.Check = lambda _inode, _found: None
+        # There is no hope: whoever waits for data to be delivered must hear of it.
+        self.on_given_up: Callable[[ConnectionLostError], None] = lambda _error: None
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Of the session that is up, or was last."""
+        return self._capabilities
+
+    @property
+    def is_up(self) -> bool:
+        return self._remote is not None
+
+    @property
+    def waiting(self) -> int:
+        """How many calls have no answer yet."""
+        return len(self._calls)
+
+    @property
+    def open_files(self) -> int:
+        return len(self._files)
+
+    # --- calls --------------------------------------------------------------------------------
+
+    def start(self, call: Call, handle: OpenFileHandle | None = None) -> Reply[Any]:
+        if handle is not None and handle.stale is not None:
+            return Reply.failed(handle.stale)
+        if self._refused is not None and (self._ended or call.method != "write"):
+            return Reply.failed(self._refused)
+        call.handle = handle
+        call.reply = Reply(lambda: self._abandon(call))
+        call.serial = self._next_serial
+        self._next_serial += 1
+        self._calls[call.serial] = call
+        if self._remote is not None:
+            self._transmit(call, self._remote)
+        else:
+            self.on_demand()
+        return call.reply
+
+    def _transmit(self, call: Call, remote: RemoteFS) -> None:
+        call.sent = True
+        if call.caller is not None:
+            call.caller.committed = True
+        inner = call.inner = call.send(remote)
+        inner.add_callback(lambda inner: self._answered(call, inner))
+
+    def _answered(self, call: Call, inner: Reply[Any]) -> None:
+        if call.inner is not inner or call.serial not in self._calls:
+            return
+        error = inner.error
+        if error is None:
+            self._finish(call, inner.result())
+        elif isinstance(error, ConnectionLostError):
+            self._count_violation(call, error)  # otherwise it stays, for the next session
+        elif call.lost and RULES[call.method] is Rule.GONE and is_missing(error):
+            self._finish(call, None)
+        else:
+            self._fail(call, error)
+
+    def _count_violation(self, call: Call, error: ConnectionLostError) -> None:
+        if isinstance(error, ProtocolError):
+            call.violations += 1
+            if call.violations >= _MOST_VIOLATIONS:
+                self._fail(call, FilesystemError(errno.EIO, f"{call.method}: {error}"))
+
+    def _finish(self, call: Call, value: Any) -> None:
+        """The call succeeded."""
+        del self._calls[call.serial]
+        call.finished_at = time.monotonic()
+        if call.opens is not None:
+            value = self._opened(call, value)
+        call.reply.set_result(value)
+        if call.abandoned:
+            self._forget_orphan(call)
+            if call.late is not None:
+                call.late()
+
+    def _fail(self, call: Call, error: BaseException) -> None:
+        del self._calls[call.serial]
+        call.finished_at = time.monotonic()
+        call.reply.set_error(error)
+        if call.abandoned:
+            self._forget_orphan(call)
+
+    def _opened(self, call: Call, remote: RemoteHandle) -> OpenFileHandle:
+        assert call.opens is not None
+        handle = OpenFileHandle(remote, *call.opens)
+        if not call.abandoned:
+            self._files[handle] = None
+        elif call.method in NOT_TWICE and self._remote is not None:
+            self._remote.close(remote)  # the others' the session closes, which was told to
+        return handle
+
+    # --- callers who leave --------------------------------------------------------------------
+
+    def _abandon(self, call: Call) -> None:
+        call.abandoned = True
+        if not call.sent:
+            self._fail(call, ConnectionLostError("withdrawn"))
+        elif call.method not in NOT_TWICE:
+            if call.inner is not None:
+                call.inner.abandon()
+            if call.lost:
+                self._fail(call, ConnectionLostError("withdrawn"))
+        elif call.caller is not None:
+            self._add_orphan(call.caller.tid, call)
+
+    def _add_orphan(self, tid: int, call: Call) -> None:
+        oldest = time.monotonic() - _REMEMBERED
+        for key in [k for k, c in self._orphans.items() if (c.finished_at or oldest) < oldest]:
+            del self._orphans[key]
+        if len(self._orphans) < _MOST_ORPHANS:
+            self._orphans[tid, call.method, call.words] = call
+
+    def _forget_orphan(self, call: Call) -> None:
+        if not call.told and call.caller is not None:
+            key = (call.caller.tid, call.method, call.words)
+            if self._orphans.get(key) is call:
+                del self._orphans[key]
+
+    def join(
+        self, asking: caller.Caller, method: str, words: tuple[object, ...]
+    ) -> Reply[Any] | None:
+        """The reply to the same call, which the same thread made before and was interrupted in."""
+        call = self._orphans.pop((asking.tid, method, words), None)
+        if call is None:
+            return None
+        if call.finished_at is None:
+            call.abandoned, call.caller = False, asking
+            asking.committed = True
+            call.reply.reclaim(lambda: self._abandon(call))
+            return call.reply
+        if call.reply.error is not None or time.monotonic() - call.finished_at > _REMEMBERED:
+            return None
+        if call.opens is None:
+            return call.reply
+        mode, path = call.opens  # its handle was closed when it came: it is opened once more
+        mode &= ~(OpenMode.CREATE | OpenMode.EXCLUSIVE)
+        again = Call("open", lambda remote: remote.open(path, mode), ())
+        again.opens = mode, path
+        return self.start(again)
+
+    def undecided(self, path: bytes) -> Call | None:
+        """A call that changes this path, which the thread that asks now made before, was
+        interrupted in, and whose outcome is not known: for this thread it has not happened yet."""
+        asking = caller.current.get()
+        if not self._orphans or asking is None:
+            return None
+        for (tid, _, words), call in self._orphans.items():
+            changed = words[:2] if call.method in MOVES else words[:1]
+            if tid == asking.tid and path in changed and call.finished_at is None:
+                call.told = True
+                return call
+        return None
+
+    def committing(self) -> None:
+        """The call that asks now waits for data that was sent: it gets the grace of one that
+        changes the server."""
+        asking = caller.current.get()
+        if asking is not None and self._remote is not None:
+            asking.committed = True
+
+    # --- losing and finding the connection ------------------------------------------------------
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the old session may still change something (see `Recovering`)."""
+        return any(
+            call.lost and (call.changes or call.method == "write") for call in self._calls.values()
+        )
+
+    def lost(self, error: ConnectionLostError) -> None:
+        """The session is gone (see `Recovering`)."""
+        self._remote = None
+        self._losses += 1
+        for handle in self._files:
+            handle.remote = None
+        for call in list(self._calls.values()):
+            if call.sent and call.serial in self._calls:
+                self._lose(call, error)
+
+    def _lose(self, call: Call, error: ConnectionLostError) -> None:
+        call.inner, call.lost = None, True
+        rule = RULES[call.method]
+        is_closed = call.handle is not None and call.handle.closed
+        is_unwanted = call.abandoned and call.method not in NOT_TWICE
+        if rule is Rule.RESTART:
+            self._fail(call, StaleHandleError())
+        elif rule is Rule.FORGET or is_unwanted or is_closed:
+            self._fail(call, error)
+
+    async def resume(self, remote: RemoteFS) -> None:
+        """Go on with this session (see `Recovering`)."""
+        losses = self._losses
+        await self._settle(remote)
+        await reopen.reopen_all(list(self._files), remote, self.on_reopened)
+        if losses != self._losses or self._ended:
+            raise ConnectionLostError("lost again")
+        # From here on nothing suspends: what is sent next keeps its order.
+        self._refused = None
+        self._remote = remote
+        self._capabilities = remote.capabilities
+        for call in list(self._calls.values()):
+            if call.serial in self._calls and self._remote is not None:
+                self._send_again(call, remote)
+
+    def _send_again(self, call: Call, remote: RemoteFS) -> None:
+        handle = call.handle
+        if handle is not None and handle.stale is not None:
+            self._fail(call, handle.stale)
+        elif handle is not None and handle.remote is None:
+            self._fail(call, StaleHandleError("closed meanwhile"))
+        else:
+            self._transmit(call, remote)
+
+    async def _settle(self, remote: RemoteFS) -> None:
+        """Find out about each call that must not be repeated blindly, oldest first: a later one
+        may rest on an earlier."""
+        for call in list(self._calls.values()):
+            if not call.lost or call.doubt is None or call.serial not in self._calls:
+                continue
+            try:
+                done = await call.doubt.settle(remote)
+            except ConnectionLostError:
+                raise
+            except FilesystemError as error:
+                log.warning("%s %s: %s", call.method, _shown(call.words), error)
+                self._settled(call, error)
+            else:
+                self._settled(call, done)
+
+    def _settled(self, call: Call, outcome: Done | FilesystemError | None) -> None:
+        if call.serial not in self._calls:  # withdrawn meanwhile
+            if isinstance(outcome, Done) and outcome.handle is not None:
+                log.debug("%s: opened for nobody", call.method)
+        elif isinstance(outcome, FilesystemError):
+            self._fail(call, outcome)
+        elif outcome is not None:
+            self._finish(call, outcome.handle)
+        elif call.abandoned:
+            self._fail(call, ConnectionLostError("not carried out"))
+        else:
+            call.sent = call.lost = False  # as if it had never been sent
+
+    def given_up(self, error: ConnectionLostError) -> None:
+        """No session will come by itself (see `Recovering`): calls fail, but what was written is
+        kept, in case one comes after all."""
+        self._refused = error
+        self.on_given_up(error)
+        for call in list(self._calls.values()):
+            if call.method != "write" and call.serial in self._calls:
+                self._fail(call, error)
+
+    def end(self, error: ConnectionLostError) -> None:
+        """The mount ends: everything that is left fails, what was written included."""
+        self._refused, self._ended = error, True
+        self._remote = None
+        self.on_given_up(error)  # first: what fails makes room, which nobody must take any more
+        for call in list(self._calls.values()):
+            if call.serial in self._calls:
+                self._fail(call, error)
+
+    def check(self) -> None:
+        """Raises the reason when no server can be hoped for."""
+        if self._refused is not None:
+            raise self._refused.with_traceback(None)
+
+
+def _shown(words: tuple[object, ...]) -> str:
+    return " ".join(repr(word) for word in words if isinstance(word, bytes))

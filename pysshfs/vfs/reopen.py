@@ -1,0 +1,109 @@
+"""Opening files again on a new session, by the path that they have now.
+
+Never with CREATE, TRUNC or EXCL. SFTP (protocol 3) knows no inode, so whether it still is the same
+file can only be told from its type and, where data of ours is under way, from its size
+(`Tree.reopened`). What is not becomes stale, for good: ESTALE for whoever uses that handle, and one
+line in the log that names the file. Stateless; called by `Calls.resume` only.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import stat
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from pysshfs.errors import ConnectionLostError, FilesystemError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pysshfs.remotefs import Attributes, RemoteFS, RemoteHandle
+    from pysshfs.reply import Reply
+    from pysshfs.vfs.calls import OpenFileHandle
+    from pysshfs.vfs.inodes import Inode
+
+log = logging.getLogger(__name__)
+
+# Raises a `FilesystemError` that says why, if it is another file.
+Check: TypeAlias = "Callable[[Inode, Attributes], None]"
+_AT_ONCE: Final = 64  # how many files are on their way together
+
+
+class _Attempt:
+    """One file that is being opened again."""
+
+    def __init__(self, file: OpenFileHandle, remote: RemoteFS) -> None:
+        self.file = file
+        self._remote = remote
+        path = file.path()
+        # OPEN follows a symlink that was put in the file's place: LSTAT shows it.
+        self._looking = remote.lstat(path)
+        self._opening = remote.open(path, file.mode)
+        self.handle: RemoteHandle | None = None
+        self._fstat: Reply[Attributes] | None = None
+
+    async def opened(self) -> None:
+        self.handle = await self._opening
+        self._fstat = self._remote.fstat(self.handle)
+
+    async def finish(self, check: Check) -> None:
+        assert self._fstat is not None and self.handle is not None
+        there, found = await self._looking, await self._fstat
+        for mode in (there.mode, found.mode):
+            if mode is None or not stat.S_ISREG(mode):
+                raise FilesystemError(errno.ESTALE, "something else has its name")
+        if self.file.inode is not None:
+            check(self.file.inode, found)
+        if self.file.closed:
+            self._remote.close(self.handle)
+        else:
+            self.file.remote = self.handle
+
+
+async def reopen_all(
+    files: Sequence[OpenFileHandle], remote: RemoteFS, check: Check
+) -> None:
+    """Open each file that has no handle on this session. Those that cannot be are marked stale.
+
+    Raises `ConnectionLostError` when this session is lost, too.
+    """
+    wanted = [file for file in files if file.remote is None and file.stale is None]
+    for first in range(0, len(wanted), _AT_ONCE):
+        attempts = [_begin(file, remote) for file in wanted[first : first + _AT_ONCE]]
+        under_way = [attempt for attempt in attempts if attempt is not None]
+        for attempt in under_way:
+            try:
+                await attempt.opened()
+            except ConnectionLostError:
+                raise
+            except FilesystemError as error:
+                _lost(attempt.file, error)
+        for attempt in under_way:
+            if attempt.handle is None:
+                continue
+            try:
+                await attempt.finish(check)
+            except ConnectionLostError:
+                raise
+            except FilesystemError as error:
+                remote.close(attempt.handle)
+                _lost(attempt.file, error)
+
+
+def _begin(file: OpenFileHandle, remote: RemoteFS) -> _Attempt | None:
+    try:
+        return _Attempt(file, remote)
+    except FilesystemError as error:  # it has no name any more
+        _lost(file, error)
+        return None
+
+
+def _lost(file: OpenFileHandle, error: FilesystemError) -> None:
+    name = file.opened_path if file.inode is None else file.inode.name
+    log.error(
+        "%r was open and cannot be opened again after reconnecting: %s; the programs that have it "
+        "open get ESTALE and must open it anew",
+        name, error,
+    )
+    file.stale = FilesystemError(errno.ESTALE, str(error))

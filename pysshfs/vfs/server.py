@@ -1,0 +1,306 @@
+"""The server as the filesystem uses it: the calls of `RemoteFS`, across losses of the connection.
+
+Each call is put on `Calls` (`vfs/calls.py`), which sends it on the session that is up, or the next
+one, until it is answered. Nothing here suspends, and there is no state of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, TypeVar
+
+from pysshfs.errors import ConnectionLostError, StaleHandleError
+from pysshfs.remotefs import OpenMode
+from pysshfs.reply import Reply
+from pysshfs.vfs import caller
+from pysshfs.vfs.calls import Call, Calls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pysshfs.remotefs import (
+        AttributeChange,
+        Attributes,
+        DirectoryEntry,
+        FilesystemStatistics,
+        RemoteFS,
+        RemoteHandle,
+    )
+    from pysshfs.vfs.calls import OpenFileHandle
+    from pysshfs.vfs.repeat import Doubt, Making, Moving, Truncating
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class Server(Calls):
+    """What `RemoteFS` offers, on the session that is up or the next one."""
+
+    def _ask(
+        self,
+        method: str,
+        send: Callable[[RemoteFS], Reply[T]],
+        handle: OpenFileHandle | None = None,
+    ) -> Reply[T]:
+        """Something that only asks."""
+        return self.start(Call(method, send, ()), handle)
+
+    def _change(
+        self,
+        method: str,
+        send: Callable[[RemoteFS], Reply[T]],
+        words: tuple[object, ...],
+        *,
+        handle: OpenFileHandle | None = None,
+        doubt: Doubt | None = None,
+        late: Callable[[], None] | None = None,
+    ) -> Reply[T]:
+        """Something that changes the server. `late` is called when it succeeds after its caller
+        has left."""
+        asking = caller.current.get()
+        if self._orphans and asking is not None:
+            joined = self.join(asking, method, words)
+            if joined is not None:
+                return joined
+        call = Call(method, send, words)
+        call.caller, call.doubt, call.late = asking, doubt, late
+        return self.start(call, handle)
+
+
+    # --- attributes -------------------------------------------------------------------------
+
+    def lstat(self, path: bytes) -> Reply[Attributes]:
+        return self._ask("lstat", lambda remote: remote.lstat(path))
+
+    def fstat(self, handle: OpenFileHandle) -> Reply[Attributes]:
+        return self._ask("fstat", lambda remote: remote.fstat(_on(handle)), handle)
+
+    def statvfs(self, path: bytes) -> Reply[FilesystemStatistics]:
+        return self._ask("statvfs", lambda remote: remote.statvfs(path))
+
+    def readlink(self, path: bytes) -> Reply[bytes]:
+        return self._ask("readlink", lambda remote: remote.readlink(path))
+
+    def setstat(
+        self, path: bytes, change: AttributeChange, late: Callable[[], None] | None = None
+    ) -> Reply[None]:
+        """Follows a symlink."""
+        return self._change(
+            "setstat", lambda remote: remote.setstat(path, change), (path, change), late=late
+        )
+
+    def lsetstat(
+        self, path: bytes, change: AttributeChange, late: Callable[[], None] | None = None
+    ) -> Reply[None]:
+        """Changes a symlink itself; `UnsupportedError` without the extension."""
+        return self._change(
+            "lsetstat", lambda remote: remote.lsetstat(path, change), (path, change), late=late
+        )
+
+    def fsetstat(
+        self,
+        handle: OpenFileHandle,
+        change: AttributeChange,
+        late: Callable[[], None] | None = None,
+    ) -> Reply[None]:
+        return self._change(
+            "fsetstat",
+            lambda remote: remote.fsetstat(_on(handle), change),
+            (handle, change),
+            handle=handle,
+            late=late,
+        )
+
+    # --- files ------------------------------------------------------------------------------
+
+    def open(self, path: bytes, mode: OpenMode) -> Reply[OpenFileHandle]:
+        """Open what exists, without truncating it."""
+        call = Call("open", lambda remote: remote.open(path, mode), ())
+        call.opens = mode, path
+        return self.start(call)
+
+    def open_truncating(
+        self, path: bytes, mode: OpenMode, doubt: Truncating
+    ) -> Reply[OpenFileHandle]:
+        return self._open_changing("open, truncating", path, mode, 0o666, doubt, None)
+
+    def open_exclusively(
+        self,
+        path: bytes,
+        mode: OpenMode,
+        permissions: int,
+        doubt: Making,
+        late: Callable[[], None] | None = None,
+    ) -> Reply[OpenFileHandle]:
+        """Create; EEXIST, in whatever words the server has for it, when the name is taken."""
+        mode |= OpenMode.CREATE | OpenMode.EXCLUSIVE
+        doubt.permissions, doubt.open_mode = permissions, mode
+        return self._open_changing("open, exclusive", path, mode, permissions, doubt, late)
+
+    def _open_changing(
+        self,
+        method: str,
+        path: bytes,
+        mode: OpenMode,
+        permissions: int,
+        doubt: Doubt,
+        late: Callable[[], None] | None,
+    ) -> Reply[OpenFileHandle]:
+        asking = caller.current.get()
+        words = (path, mode, permissions)
+        if self._orphans and asking is not None:
+            joined = self.join(asking, method, words)
+            if joined is not None:
+                return joined
+        call = Call(
+            method, lambda remote: remote.open(path, mode, permissions), words
+        )
+        call.caller, call.doubt, call.late, call.opens = asking, doubt, late, (mode, path)
+        return self.start(call)
+
+    def close(self, handle: OpenFileHandle) -> Reply[None]:
+        """Nobody waits for this; without a session there is nothing to close."""
+        handle.closed = True
+        self._files.pop(handle, None)
+        if self._remote is None or handle.remote is None:
+            return Reply.of(None)
+        return self._close(self._remote, handle.remote)
+
+    @staticmethod
+    def _close(remote: RemoteFS, handle: RemoteHandle) -> Reply[None]:
+        closing = remote.close(handle)
+        closing.add_callback(_log_close)
+        return closing
+
+    def read(self, handle: OpenFileHandle, offset: int, length: int) -> Reply[bytes]:
+        return self._ask("read", lambda remote: remote.read(_on(handle), offset, length), handle)
+
+    def write(
+        self, handle: OpenFileHandle, offset: int, data: bytes | bytearray
+    ) -> Reply[None]:
+        """All of `data`, which must not change until it is acknowledged."""
+        return self._ask(
+            "write", lambda remote: _write(remote, _on(handle), offset, data), handle
+        )
+
+    def fsync(self, handle: OpenFileHandle) -> Reply[None]:
+        return self._change(
+            "fsync", lambda remote: remote.fsync(_on(handle)), (handle,), handle=handle
+        )
+
+    # --- directories and names ----------------------------------------------------------------
+
+    def opendir(self, path: bytes) -> Reply[RemoteHandle]:
+        return self._ask("opendir", lambda remote: remote.opendir(path))
+
+    def readdir(self, handle: RemoteHandle) -> Reply[list[DirectoryEntry] | None]:
+        """`StaleHandleError` when the directory was opened on an earlier session."""
+        if self._remote is None:
+            return Reply.failed(StaleHandleError())
+        return self._ask("readdir", lambda remote: remote.readdir(handle))
+
+    def closedir(self, handle: RemoteHandle) -> Reply[None]:
+        return Reply.of(None) if self._remote is None else self._close(self._remote, handle)
+
+    def symlink(
+        self, target: bytes, path: bytes, doubt: Making, late: Callable[[], None]
+    ) -> Reply[None]:
+        doubt.target = target
+        return self._change(
+            "symlink",
+            lambda remote: remote.symlink(target, path),
+            (path, target),
+            doubt=doubt,
+            late=late,
+        )
+
+    def link(
+        self, existing: bytes, path: bytes, doubt: Making, late: Callable[[], None]
+    ) -> Reply[None]:
+        doubt.source = existing
+        return self._change(
+            "link",
+            lambda remote: remote.link(existing, path),
+            (path, existing),
+            doubt=doubt,
+            late=late,
+        )
+
+    def mkdir(
+        self, path: bytes, permissions: int, doubt: Making, late: Callable[[], None]
+    ) -> Reply[None]:
+        doubt.permissions = permissions
+        return self._change(
+            "mkdir",
+            lambda remote: remote.mkdir(path, permissions),
+            (path, permissions),
+            doubt=doubt,
+            late=late,
+        )
+
+    def rmdir(self, path: bytes, late: Callable[[], None]) -> Reply[None]:
+        return self._change("rmdir", lambda remote: remote.rmdir(path), (path,), late=late)
+
+    def remove(self, path: bytes, late: Callable[[], None] | None = None) -> Reply[None]:
+        return self._change("remove", lambda remote: remote.remove(path), (path,), late=late)
+
+    def rename(
+        self, old: bytes, new: bytes, doubt: Moving, late: Callable[[], None] | None = None
+    ) -> Reply[None]:
+        """Fails when `new` exists (protocol 3's own RENAME)."""
+        return self._change(
+            "rename", lambda remote: remote.rename(old, new), (old, new), doubt=doubt, late=late
+        )
+
+    def posix_rename(
+        self, old: bytes, new: bytes, doubt: Moving, late: Callable[[], None] | None = None
+    ) -> Reply[None]:
+        """Replaces `new`; `UnsupportedError` without the extension."""
+        return self._change(
+            "posix_rename",
+            lambda remote: remote.posix_rename(old, new),
+            (old, new),
+            doubt=doubt,
+            late=late,
+        )
+
+
+def _log_close(reply: Reply[None]) -> None:
+    """A lost session closes all that was open on it."""
+    if reply.error is not None and not isinstance(
+        reply.error, ConnectionLostError | StaleHandleError
+    ):
+        log.info("closing a handle: %s", reply.error)
+
+
+def _on(handle: OpenFileHandle) -> RemoteHandle:
+    """The handle on the session that is up: all that are not stale were opened again there."""
+    assert handle.remote is not None
+    return handle.remote
+
+
+def _write(
+    remote: RemoteFS, handle: RemoteHandle, offset: int, data: bytes | bytearray
+) -> Reply[None]:
+    """One WRITE; several when this session takes less at once than the one it was made for."""
+    largest = remote.capabilities.max_write
+    if len(data) <= largest:
+        return remote.write(handle, offset, data)
+    whole: Reply[None] = Reply()
+    parts = [
+        remote.write(handle, offset + at, memoryview(data)[at : at + largest])
+        for at in range(0, len(data), largest)
+    ]
+    left = len(parts)
+
+    def arrived(part: Reply[None]) -> None:
+        nonlocal left
+        left -= 1
+        if part.error is not None:
+            whole.set_error(part.error)
+        elif not left:
+            whole.set_result(None)
+
+    for part in parts:
+        part.add_callback(arrived)
+    return whole
