@@ -101,11 +101,6 @@ class Reply(Generic[T]):
         if on_abandon is not None and not self.done:
             on_abandon()
 
-    def reclaim(self, on_abandon: Callable[[], None]) -> None:
-        """It has an owner again, who may abandon it in turn."""
-        if not self.done:
-            self._on_abandon = on_abandon
-
     async def wait(self) -> T:
         """The value, waiting for it; cancelling the wait leaves the request alone."""
         if not self.done:

@@ -11,9 +11,8 @@ the tasks of requests (calls are synchronous), by the session's callbacks, and b
 `remote/connection.py` that runs `resume`, the only place that suspends.
 
 Taking back. A caller who is interrupted abandons its reply. A call that was not sent is then
-withdrawn; one that only asks is forgotten; one that changes the server goes on, as an *orphan*:
-if the same thread makes the same call again, it is joined with it, and when it succeeds without
-that, `late` tells the kernel.
+withdrawn; one that only asks is forgotten; one that changes the server goes on, as an orphan
+(`vfs/orphans.py`), and when it succeeds without its caller, `late` tells the kernel.
 """
 
 from __future__ import annotations
@@ -32,7 +31,8 @@ from pysshfs.errors import (
 from pysshfs.remotefs import OpenMode, RemoteHandle
 from pysshfs.reply import Reply
 from pysshfs.vfs import caller, reopen
-from pysshfs.vfs.repeat import CHANGES, MOVES, NOT_TWICE, RULES, Done, Doubt, Rule, is_missing
+from pysshfs.vfs.orphans import Orphans
+from pysshfs.vfs.repeat import CHANGES, NOT_TWICE, RULES, Done, Doubt, Rule, is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,10 +44,6 @@ log = logging.getLogger(__name__)
 
 # A request that makes the server break the protocol each time is given up after as many sessions.
 _MOST_VIOLATIONS: Final = 3
-_MOST_ORPHANS: Final = 4096
-# How long after its end an orphan still answers the repeated call of a thread that was told that
-# it has not happened (seconds).
-_REMEMBERED: Final = 5.0
 
 
 class OpenFileHandle:
@@ -73,56 +69,97 @@ class OpenFileHandle:
         return self.opened_path if self.inode is None else self.inode.path()
 
 
-class Call:
-    """One call until it is answered, on however many sessions it is sent."""
+class Call(Reply[Any]):
+    """One call until it is answered, on however many sessions it is sent: the reply to it."""
 
     __slots__ = (
-        "abandoned",
-        "caller",
-        "doubt",
-        "finished_at",
+        "calls",
         "handle",
         "inner",
-        "late",
+        "is_abandoned",
         "lost",
         "method",
-        "opens",
-        "reply",
         "send",
         "sent",
         "serial",
-        "told",
         "violations",
-        "words",
     )
+
+    # Of a `Change`, and of what opens a file.
+    caller: caller.Caller | None = None
+    doubt: Doubt | None = None
+    opens: tuple[OpenMode, bytes] | None = None
 
     def __init__(
         self,
+        calls: Calls,
         method: str,
         send: Callable[[RemoteFS], Reply[Any]],
-        words: tuple[object, ...],
+        handle: OpenFileHandle | None = None,
     ) -> None:
+        super().__init__()
+        self.calls = calls
         self.serial = -1  # where it stands in the order of calls; given by `Calls.start`
         self.method = method
         self.send = send
-        self.words = words  # what makes a repeated call the same
-        self.reply: Reply[Any] = Reply()
-        self.inner: Reply[Any] | None = None
-        self.handle: OpenFileHandle | None = None
-        self.opens: tuple[OpenMode, bytes] | None = None
-        self.doubt: Doubt | None = None
-        self.late: Callable[[], None] | None = None
-        self.caller: caller.Caller | None = None
-        self.abandoned = False
+        self.handle = handle
+        self.inner: Reply[Any] | None = None  # on the session that is up
         self.sent = False  # on a session that was, or is, up
         self.lost = False  # and that session was lost before the reply came
+        self.is_abandoned = False
+        self.violations = 0  # sessions that broke the protocol over it
+
+    def abandon(self) -> None:
+        if not self.done:
+            self.calls.abandoned(self)
+
+    def answered(self, inner: Reply[Any]) -> None:
+        self.calls.answered(self, inner)
+
+
+class Opening(Call):
+    """A call whose result is a handle of `mode` on `path`."""
+
+    __slots__ = ("opens",)
+
+    def __init__(
+        self,
+        calls: Calls,
+        send: Callable[[RemoteFS], Reply[Any]],
+        path: bytes,
+        mode: OpenMode,
+    ) -> None:
+        super().__init__(calls, "open", send)
+        self.opens = mode, path
+
+
+class Change(Call):
+    """A call that changes the server.
+
+    `words` are what makes a repeated call the same. `late` is called when it succeeds after its
+    caller has left.
+    """
+
+    __slots__ = ("caller", "doubt", "finished_at", "late", "opens", "told", "violations", "words")
+
+    def __init__(
+        self,
+        calls: Calls,
+        method: str,
+        send: Callable[[RemoteFS], Reply[Any]],
+        words: tuple[object, ...],
+        handle: OpenFileHandle | None = None,
+        doubt: Doubt | None = None,
+        late: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(calls, method, send, handle)
+        self.words = words
+        self.doubt = doubt
+        self.late = late
+        self.caller = caller.current.get()
+        self.opens: tuple[OpenMode, bytes] | None = None
         self.told = False  # a lookup of the same thread was told that it has not happened
         self.finished_at: float | None = None
-        self.violations = 0
-
-    @property
-    def changes(self) -> bool:
-        return self.method in CHANGES
 
 
 class Calls:
@@ -134,7 +171,7 @@ class Calls:
         self._calls: dict[int, Call] = {}
         self._next_serial = 0
         self._files: dict[OpenFileHandle, None] = {}
-        self._orphans: dict[tuple[int, str, tuple[object, ...]], Call] = {}
+        self.orphans = Orphans()
         self._refused: ConnectionLostError | None = None
         self._ended = False
         self._losses = 0
@@ -165,30 +202,48 @@ class Calls:
 
     # --- calls --------------------------------------------------------------------------------
 
-    def start(self, call: Call, handle: OpenFileHandle | None = None) -> Reply[Any]:
+    def start(self, call: Call) -> Reply[Any]:
+        handle = call.handle
         if handle is not None and handle.stale is not None:
             return Reply.failed(handle.stale)
         if self._refused is not None and (self._ended or call.method != "write"):
             return Reply.failed(self._refused)
-        call.handle = handle
-        call.reply = Reply(lambda: self._abandon(call))
-        call.serial = self._next_serial
-        self._next_serial += 1
-        self._calls[call.serial] = call
+        serial = call.serial = self._next_serial
+        self._next_serial = serial + 1
+        self._calls[serial] = call
         if self._remote is not None:
             self._transmit(call, self._remote)
         else:
             self.on_demand()
-        return call.reply
+        return call
+
+    def start_change(self, call: Change) -> Reply[Any]:
+        """As `start`, unless the same thread made the same call before and was interrupted."""
+        asking = call.caller
+        if asking is None or not self.orphans:
+            return self.start(call)
+        orphan = self.orphans.take(asking.tid, call.method, call.words)
+        if orphan is None:
+            return self.start(call)
+        if orphan.finished_at is None:
+            orphan.is_abandoned, orphan.caller = False, asking
+            asking.committed = True
+            return orphan
+        if orphan.opens is None:
+            return orphan
+        mode, path = orphan.opens  # its handle was closed when it came: it is opened once more
+        mode &= ~(OpenMode.CREATE | OpenMode.EXCLUSIVE)
+        return self.start(Opening(self, lambda remote: remote.open(path, mode), path, mode))
 
     def _transmit(self, call: Call, remote: RemoteFS) -> None:
         call.sent = True
         if call.caller is not None:
             call.caller.committed = True
         inner = call.inner = call.send(remote)
-        inner.add_callback(lambda inner: self._answered(call, inner))
+        inner.add_callback(call.answered)
 
-    def _answered(self, call: Call, inner: Reply[Any]) -> None:
+    def answered(self, call: Call, inner: Reply[Any]) -> None:
+        """The session has a reply to a call, or is lost."""
         if call.inner is not inner or call.serial not in self._calls:
             return
         error = inner.error
@@ -210,26 +265,30 @@ class Calls:
     def _finish(self, call: Call, value: Any) -> None:
         """The call succeeded."""
         del self._calls[call.serial]
-        call.finished_at = time.monotonic()
         if call.opens is not None:
-            value = self._opened(call, value)
-        call.reply.set_result(value)
-        if call.abandoned:
-            self._forget_orphan(call)
-            if call.late is not None:
+            value = self._opened(call, *call.opens, value)
+        call.set_result(value)
+        if isinstance(call, Change):
+            self._outcome_known(call)
+            if call.is_abandoned and call.late is not None:
                 call.late()
 
     def _fail(self, call: Call, error: BaseException) -> None:
         del self._calls[call.serial]
-        call.finished_at = time.monotonic()
-        call.reply.set_error(error)
-        if call.abandoned:
-            self._forget_orphan(call)
+        call.set_error(error)
+        if isinstance(call, Change):
+            self._outcome_known(call)
 
-    def _opened(self, call: Call, remote: RemoteHandle) -> OpenFileHandle:
-        assert call.opens is not None
-        handle = OpenFileHandle(remote, *call.opens)
-        if not call.abandoned:
+    def _outcome_known(self, call: Change) -> None:
+        call.finished_at = time.monotonic()
+        if call.is_abandoned:
+            self.orphans.finished(call)
+
+    def _opened(
+        self, call: Call, mode: OpenMode, path: bytes, remote: RemoteHandle
+    ) -> OpenFileHandle:
+        handle = OpenFileHandle(remote, mode, path)
+        if not call.is_abandoned:
             self._files[handle] = None
         elif call.method in NOT_TWICE and self._remote is not None:
             self._remote.close(remote)  # the others' the session closes, which was told to
@@ -237,8 +296,9 @@ class Calls:
 
     # --- callers who leave --------------------------------------------------------------------
 
-    def _abandon(self, call: Call) -> None:
-        call.abandoned = True
+    def abandoned(self, call: Call) -> None:
+        """Whoever made the call was interrupted."""
+        call.is_abandoned = True
         if not call.sent:
             self._fail(call, ConnectionLostError("withdrawn"))
         elif call.method not in NOT_TWICE:
@@ -246,56 +306,14 @@ class Calls:
                 call.inner.abandon()
             if call.lost:
                 self._fail(call, ConnectionLostError("withdrawn"))
-        elif call.caller is not None:
-            self._add_orphan(call.caller.tid, call)
+        elif isinstance(call, Change) and call.caller is not None:
+            self.orphans.add(call.caller.tid, call)
 
-    def _add_orphan(self, tid: int, call: Call) -> None:
-        oldest = time.monotonic() - _REMEMBERED
-        for key in [k for k, c in self._orphans.items() if (c.finished_at or oldest) < oldest]:
-            del self._orphans[key]
-        if len(self._orphans) < _MOST_ORPHANS:
-            self._orphans[tid, call.method, call.words] = call
-
-    def _forget_orphan(self, call: Call) -> None:
-        if not call.told and call.caller is not None:
-            key = (call.caller.tid, call.method, call.words)
-            if self._orphans.get(key) is call:
-                del self._orphans[key]
-
-    def join(
-        self, asking: caller.Caller, method: str, words: tuple[object, ...]
-    ) -> Reply[Any] | None:
-        """The reply to the same call, which the same thread made before and was interrupted in."""
-        call = self._orphans.pop((asking.tid, method, words), None)
-        if call is None:
-            return None
-        if call.finished_at is None:
-            call.abandoned, call.caller = False, asking
-            asking.committed = True
-            call.reply.reclaim(lambda: self._abandon(call))
-            return call.reply
-        if call.reply.error is not None or time.monotonic() - call.finished_at > _REMEMBERED:
-            return None
-        if call.opens is None:
-            return call.reply
-        mode, path = call.opens  # its handle was closed when it came: it is opened once more
-        mode &= ~(OpenMode.CREATE | OpenMode.EXCLUSIVE)
-        again = Call("open", lambda remote: remote.open(path, mode), ())
-        again.opens = mode, path
-        return self.start(again)
-
-    def undecided(self, path: bytes) -> Call | None:
+    def undecided(self, path: bytes) -> Change | None:
         """A call that changes this path, which the thread that asks now made before, was
         interrupted in, and whose outcome is not known: for this thread it has not happened yet."""
-        asking = caller.current.get()
-        if not self._orphans or asking is None:
-            return None
-        for (tid, _, words), call in self._orphans.items():
-            changed = words[:2] if call.method in MOVES else words[:1]
-            if tid == asking.tid and path in changed and call.finished_at is None:
-                call.told = True
-                return call
-        return None
+        asking = caller.current.get() if self.orphans else None
+        return None if asking is None else self.orphans.undecided(asking.tid, path)
 
     def committing(self) -> None:
         """The call that asks now waits for data that was sent: it gets the grace of one that
@@ -310,7 +328,8 @@ class Calls:
     def in_doubt(self) -> bool:
         """Whether the old session may still change something (see `Recovering`)."""
         return any(
-            call.lost and (call.changes or call.method == "write") for call in self._calls.values()
+            call.lost and (call.method in CHANGES or call.method == "write")
+            for call in self._calls.values()
         )
 
     def lost(self, error: ConnectionLostError) -> None:
@@ -327,7 +346,7 @@ class Calls:
         call.inner, call.lost = None, True
         rule = RULES[call.method]
         is_closed = call.handle is not None and call.handle.closed
-        is_unwanted = call.abandoned and call.method not in NOT_TWICE
+        is_unwanted = call.is_abandoned and call.method not in NOT_TWICE
         if rule is Rule.RESTART:
             self._fail(call, StaleHandleError())
         elif rule is Rule.FORGET or is_unwanted or is_closed:
@@ -368,7 +387,7 @@ class Calls:
             except ConnectionLostError:
                 raise
             except FilesystemError as error:
-                log.warning("%s %s: %s", call.method, _shown(call.words), error)
+                log.warning("%s %s: %s", call.method, _shown(call), error)
                 self._settled(call, error)
             else:
                 self._settled(call, done)
@@ -381,7 +400,7 @@ class Calls:
             self._fail(call, outcome)
         elif outcome is not None:
             self._finish(call, outcome.handle)
-        elif call.abandoned:
+        elif call.is_abandoned:
             self._fail(call, ConnectionLostError("not carried out"))
         else:
             call.sent = call.lost = False  # as if it had never been sent
@@ -410,5 +429,6 @@ class Calls:
             raise self._refused.with_traceback(None)
 
 
-def _shown(words: tuple[object, ...]) -> str:
+def _shown(call: Call) -> str:
+    words = call.words if isinstance(call, Change) else ()
     return " ".join(repr(word) for word in words if isinstance(word, bytes))

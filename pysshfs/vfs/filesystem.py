@@ -97,6 +97,20 @@ class Filesystem:
         self.tree.writebacks.push_all()
         self.server.end(ConnectionLostError(reason))
 
+    def _undelivered(self, inode: Inode, record: WriteRecord, error: FilesystemError) -> None:
+        """Keep what the server did not take; what belongs to no name any more nobody could find."""
+        try:
+            path = inode.path()
+        except FilesystemError:
+            log.error("%d bytes written to a removed file were lost: %s", len(record.data), error)
+            return
+        if self._store is not None:
+            self._store.save(path, record.offset, record.data, str(error))
+        else:
+            log.error(
+                "%d bytes at %d of %r were lost: %s", len(record.data), record.offset, path, error
+            )
+
     # --- handles ----------------------------------------------------------------------------
 
     def _new_fh(self, table: dict[int, T], value: T) -> int:

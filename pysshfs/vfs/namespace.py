@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from pysshfs.reply import Reply
-    from pysshfs.vfs.calls import Call
+    from pysshfs.vfs.calls import Change
     from pysshfs.vfs.directories import DirectoryStream
     from pysshfs.vfs.files import OpenFile
     from pysshfs.vfs.inodes import Inode
@@ -100,7 +100,7 @@ class Namespace:
         return await self._look_up_on_server(parent, name)
 
     def _as_before(
-        self, call: Call, parent: Inode, name: bytes
+        self, call: Change, parent: Inode, name: bytes
     ) -> tuple[Inode, FileAttributes] | None:
         """What a thread finds that was interrupted in changing this name, and is about to try it
         again: with the outcome open, the state from before. The kernel would otherwise refuse the

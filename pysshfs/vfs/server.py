@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pysshfs.errors import ConnectionLostError, StaleHandleError
 from pysshfs.remotefs import OpenMode
 from pysshfs.reply import Reply
-from pysshfs.vfs import caller
-from pysshfs.vfs.calls import Call, Calls
+from pysshfs.vfs.calls import Call, Calls, Change, Opening
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +42,7 @@ class Server(Calls):
         handle: OpenFileHandle | None = None,
     ) -> Reply[T]:
         """Something that only asks."""
-        return self.start(Call(method, send, ()), handle)
+        return self.start(Call(self, method, send, handle))
 
     def _change(
         self,
@@ -55,17 +54,7 @@ class Server(Calls):
         doubt: Doubt | None = None,
         late: Callable[[], None] | None = None,
     ) -> Reply[T]:
-        """Something that changes the server. `late` is called when it succeeds after its caller
-        has left."""
-        asking = caller.current.get()
-        if self._orphans and asking is not None:
-            joined = self.join(asking, method, words)
-            if joined is not None:
-                return joined
-        call = Call(method, send, words)
-        call.caller, call.doubt, call.late = asking, doubt, late
-        return self.start(call, handle)
-
+        return self.start_change(Change(self, method, send, words, handle, doubt, late))
 
     # --- attributes -------------------------------------------------------------------------
 
@@ -115,9 +104,7 @@ class Server(Calls):
 
     def open(self, path: bytes, mode: OpenMode) -> Reply[OpenFileHandle]:
         """Open what exists, without truncating it."""
-        call = Call("open", lambda remote: remote.open(path, mode), ())
-        call.opens = mode, path
-        return self.start(call)
+        return self.start(Opening(self, lambda remote: remote.open(path, mode), path, mode))
 
     def open_truncating(
         self, path: bytes, mode: OpenMode, doubt: Truncating
@@ -146,17 +133,16 @@ class Server(Calls):
         doubt: Doubt,
         late: Callable[[], None] | None,
     ) -> Reply[OpenFileHandle]:
-        asking = caller.current.get()
-        words = (path, mode, permissions)
-        if self._orphans and asking is not None:
-            joined = self.join(asking, method, words)
-            if joined is not None:
-                return joined
-        call = Call(
-            method, lambda remote: remote.open(path, mode, permissions), words
+        call = Change(
+            self,
+            method,
+            lambda remote: remote.open(path, mode, permissions),
+            (path, mode, permissions),
+            doubt=doubt,
+            late=late,
         )
-        call.caller, call.doubt, call.late, call.opens = asking, doubt, late, (mode, path)
-        return self.start(call)
+        call.opens = mode, path
+        return self.start_change(call)
 
     def close(self, handle: OpenFileHandle) -> Reply[None]:
         """Nobody waits for this; without a session there is nothing to close."""
