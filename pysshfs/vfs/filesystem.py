@@ -8,7 +8,6 @@ tables of open files and directories (`fh` to object) and the background task; t
 from __future__ import annotations
 
 import errno
-import logging
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import trio
@@ -20,6 +19,7 @@ from pysshfs.vfs.directories import DirectoryStream, ListReply
 from pysshfs.vfs.files import Files
 from pysshfs.vfs.inodes import ROOT_NUMBER
 from pysshfs.vfs.namespace import Namespace
+from pysshfs.vfs.salvage import Salvage
 from pysshfs.vfs.sanity import checked_statistics
 from pysshfs.vfs.server import Server
 from pysshfs.vfs.tree import Entry, Tree
@@ -33,9 +33,7 @@ if TYPE_CHECKING:
     from pysshfs.vfs.inodes import Inode
     from pysshfs.vfs.sanity import FileAttributes
     from pysshfs.vfs.undelivered import UndeliveredStore
-    from pysshfs.vfs.writeback import WriteRecord
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # How long the root's attributes and the statistics are waited for when they were known before.
@@ -72,8 +70,8 @@ class Filesystem:
         self.tree = Tree(self.server, config, clock)
         self.server.on_reopened = self.tree.reopened
         self.server.on_given_up = self.tree.writebacks.given_up
-        self.tree.writebacks.on_undelivered = self._undelivered
-        self._store = store
+        self._salvage = Salvage(store)
+        self.tree.writebacks.on_undelivered = self._salvage.add
         self._statistics: FilesystemStatistics | None = None  # as last told by the server
         self._files = Files(self.tree)
         self._namespace = Namespace(self.tree, lambda: list(self._directories.values()))
@@ -87,29 +85,17 @@ class Filesystem:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.tree.writebacks.run)
             nursery.start_soon(self.tree.walk.run)
+            nursery.start_soon(self._salvage.run)
 
     async def flush_all(self) -> None:
         """Deliver everything that was written, as far as the server takes it."""
         await self.tree.writebacks.drain_all()
 
     def end(self, reason: str) -> None:
-        """The mount ends: what is not delivered by now will not be (`on_undelivered`)."""
+        """The mount ends: what is not delivered by now is saved, and nothing waits any more."""
         self.tree.writebacks.push_all()
         self.server.end(ConnectionLostError(reason))
-
-    def _undelivered(self, inode: Inode, record: WriteRecord, error: FilesystemError) -> None:
-        """Keep what the server did not take; what belongs to no name any more nobody could find."""
-        try:
-            path = inode.path()
-        except FilesystemError:
-            log.error("%d bytes written to a removed file were lost: %s", len(record.data), error)
-            return
-        if self._store is not None:
-            self._store.save(path, record.offset, record.data, str(error))
-        else:
-            log.error(
-                "%d bytes at %d of %r were lost: %s", len(record.data), record.offset, path, error
-            )
+        self._salvage.finish()
 
     # --- handles ----------------------------------------------------------------------------
 
