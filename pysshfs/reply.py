@@ -103,23 +103,22 @@ class Reply(Generic[T]):
 
     async def wait(self) -> T:
         """The value, waiting for it; cancelling the wait leaves the request alone."""
+        return await self._wait(abandons=False)
+
+    async def _wait(self, abandons: bool) -> T:
         if not self.done:
             task = trio.lowlevel.current_task()
             self._waiters.append(task)
 
             def abort(_: Any) -> trio.lowlevel.Abort:
                 self._waiters.remove(task)
+                if abandons:
+                    # Now, not when the task comes to know: the answer may arrive in between.
+                    self.abandon()
                 return trio.lowlevel.Abort.SUCCEEDED
 
             await trio.lowlevel.wait_task_rescheduled(abort)
         return self.result()
 
-    async def _take(self) -> T:
-        try:
-            return await self.wait()
-        except trio.Cancelled:
-            self.abandon()
-            raise
-
     def __await__(self) -> Generator[Any, Any, T]:
-        return self._take().__await__()
+        return self._wait(abandons=True).__await__()

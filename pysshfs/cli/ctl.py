@@ -1,7 +1,11 @@
-"""The `pysshfsctl` command: `status` and `umount`. It never touches a mount itself.
+"""The `pysshfsctl` command: `status`, `flush`, `reconnect`, `umount`. It never touches a mount.
 
 What is mounted comes from /proc/self/mountinfo, how it fares from the daemon's control socket, and
 when that does not answer, from the control filesystem.
+
+Whatever waits is bounded and ends at Ctrl-C. `flush`, and `umount` before it unmounts, wait for the
+server to take what is buffered; when it does not, they fail with one line that says how much it is.
+The mount then stays as it is: the daemon goes on trying.
 """
 
 from __future__ import annotations
@@ -11,25 +15,31 @@ import json
 import os
 import select
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 from pysshfs.cli.control_client import ask, socket_path
 from pysshfs.cli.exitcodes import ExitCode
+from pysshfs.cli.status_text import rendered, undelivered_text
 from pysshfs.fuse import mountinfo
 from pysshfs.fuse.mountpoint import unmount
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from pysshfs.fuse.mountinfo import MountEntry
 
 _USAGE: Final = """usage: pysshfsctl status [MOUNTPOINT] [--json]
+       pysshfsctl flush MOUNTPOINT
+       pysshfsctl reconnect MOUNTPOINT
        pysshfsctl umount MOUNTPOINT
 """
 _ANSWER_SECONDS: Final = 0.15  # status answers within 200 ms, whatever the daemon does
-_FLUSH_SECONDS: Final = 60
+_COMMAND_SECONDS: Final = 5.0
+_FLUSH_SECONDS: Final = 60.0
+_MOST_LINKS: Final = 40  # to follow in a path, as the kernel does
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,8 +68,9 @@ def _run(argv: Sequence[str] | None) -> int:
             return _status(None, as_json)
         case ["status", place] if not place.startswith("-"):
             return _status(place, as_json)
-        case ["umount" | "unmount", place] if not (place.startswith("-") or as_json):
-            return _umount(place)
+        case [command, place] if not (place.startswith("-") or as_json):
+            if command in _COMMANDS:
+                return _command(command, place)
     sys.stderr.write(_USAGE)
     return ExitCode.USAGE
 
@@ -70,12 +81,22 @@ def _fail(message: str, code: ExitCode = ExitCode.FAILURE) -> ExitCode:
 
 
 def _absolute(place: str) -> bytes:
-    """The mountpoint as mountinfo has it, found without a stat of the mount itself: only what
-    lies above it is resolved."""
-    above, name = os.path.split(os.path.abspath(place))
-    found = os.fsencode(os.path.join(os.path.realpath(above), name))
-    # Nothing is mounted on it: then it may be looked at, and may be a link to a mountpoint.
-    return found if mountinfo.mount_at(found) else os.fsencode(os.path.realpath(place))
+    """The mountpoint as mountinfo has it: its links are followed, but nothing that is mounted
+    through FUSE, or lies below it, is looked at. It might not answer."""
+    mounted = {e.mountpoint for e in mountinfo.mounts() if e.fstype.startswith("fuse")}
+    names = os.fsencode(os.path.abspath(place)).split(b"/")
+    found, links = b"/", 0
+    while names:
+        name = names.pop(0)
+        above, found = found, os.path.normpath(os.path.join(found, name))
+        if found in mounted:
+            return os.path.normpath(os.path.join(found, *names))
+        if links < _MOST_LINKS:
+            with contextlib.suppress(OSError):
+                names = os.readlink(found).split(b"/") + names
+                links += 1
+                found = above if names[0] else b"/"
+    return found
 
 
 def _owner(entry: MountEntry) -> int:
@@ -109,31 +130,48 @@ def _status(place: str | None, as_json: bool) -> ExitCode:
         if entry is None:
             return _fail(f"{place}: no pysshfs mount", ExitCode.MOUNTPOINT)
         entries = [entry]
-    states = [_state(entry) for entry in entries]
+    states = _states(entries)
     if as_json:
         print(json.dumps(states, indent=2))
     elif not states:
         print("no pysshfs mounts")
     else:
-        print("\n\n".join(_rendered(state) for state in states))
+        print("\n\n".join(rendered(state, time.time()) for state in states))
     return ExitCode.OK
 
 
-def _state(entry: MountEntry) -> dict[str, Any]:
-    state: dict[str, Any] = {
+def _states(entries: Sequence[MountEntry]) -> list[dict[str, Any]]:
+    """All at once: the daemons that do not answer are not waited for one after the other."""
+    states = [_known(entry) for entry in entries]
+    threads = [
+        threading.Thread(target=_ask_daemon, args=(entry, state), daemon=True)
+        for entry, state in zip(entries, states, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return states
+
+
+def _known(entry: MountEntry) -> dict[str, Any]:
+    """What can be told without the daemon."""
+    return {
         "source": os.fsdecode(entry.source),
         "mountpoint": os.fsdecode(entry.mountpoint),
         "connection": entry.minor,
         "options": entry.options,
         "waiting": mountinfo.waiting_requests(entry),
     }
+
+
+def _ask_daemon(entry: MountEntry, state: dict[str, Any]) -> None:
     try:
         state |= ask(socket_path(entry.minor, _owner(entry)), "status", _ANSWER_SECONDS)
         state["answers"] = True
     except (OSError, ValueError) as error:
         state["answers"] = False
         state["reason"] = _why_silent(error)
-    return state
 
 
 def _why_silent(error: Exception) -> str:
@@ -144,61 +182,104 @@ def _why_silent(error: Exception) -> str:
     return "the daemon does not answer"
 
 
-def _rendered(state: dict[str, Any]) -> str:
-    lines = [f"{state['source']} on {state['mountpoint']}"]
-    if state["answers"]:
-        seconds = int(time.time() - state["mounted_at"])
-        lines += [
-            f"  state        {state['state']}, mounted for {seconds} s, pid {state['pid']}",
-            f"  server       {state['server'] or 'unknown'}, cipher {state['cipher']}",
-            f"  traffic      {state['bytes_received']:,} bytes in, {state['bytes_sent']:,} out, "
-            f"{state['sftp_requests']:,} SFTP requests, {state['sftp_in_flight']} in flight",
-            f"  kernel       {state['requests_served']:,} requests, {len(state['requests'])} being"
-            f" served, {state['interrupts_honoured']} interrupted",
-            f"  buffered     {state['unacknowledged_bytes']:,} bytes not acknowledged",
-            f"  tables       {state['inodes']:,} inodes, {state['open_files']} open files",
-        ]
-    else:
-        lines.append(f"  state        {state['reason']}")
-    waiting = state["waiting"]
-    if waiting is None:
-        lines.append(
-            "  waiting      unknown: mount -t fusectl none /sys/fs/fuse/connections (as root)"
-        )
-    else:
-        lines.append(f"  waiting      {waiting} requests")
-    return "\n".join(lines)
+# --- what is done to one mount ------------------------------------------------------------------
 
 
-# --- umount -------------------------------------------------------------------------------------
-
-
-def _umount(place: str) -> ExitCode:
+def _command(command: str, place: str) -> ExitCode:
     entry = _mount_of(place)
     if entry is None:
         return _fail(f"{place}: no pysshfs mount", ExitCode.MOUNTPOINT)
-    path = socket_path(entry.minor, _owner(entry))
+    try:
+        return _COMMANDS[command](place, entry, socket_path(entry.minor, _owner(entry)))
+    except _NotDeliveredError as error:
+        return _fail(f"{place}: {error}", error.code)
+
+
+def _reconnect(place: str, _: MountEntry, path: Path) -> ExitCode:
+    try:
+        answer = ask(path, "reconnect", _COMMAND_SECONDS)
+    except (OSError, ValueError) as error:
+        return _fail(f"{place}: {_why_silent(error)}")
+    return ExitCode.OK if answer.get("ok") else _fail(f"{place}: {answer.get('error')}")
+
+
+def _flush(place: str, _: MountEntry, path: Path) -> ExitCode:
+    try:
+        _deliver(path)
+    except (OSError, ValueError) as error:
+        return _fail(f"{place}: {_why_silent(error)}")
+    return ExitCode.OK
+
+
+def _umount(place: str, entry: MountEntry, path: Path) -> ExitCode:
     daemon = _daemon(path)
-    _flush(path)
+    # A daemon that does not answer, or is gone, is no reason to keep its mount.
+    with contextlib.suppress(OSError, ValueError):
+        _deliver(path)
     refused = unmount(os.fsdecode(entry.mountpoint))
     if refused is not None:
         return _fail(f"{place}: {refused}")
     if daemon is not None:
         # What the last close left is delivered before the daemon ends.
         with daemon:
-            if not select.select([daemon], [], [], _FLUSH_SECONDS)[0]:
+            try:
+                ended = select.select([daemon], [], [], _FLUSH_SECONDS)[0]
+            except KeyboardInterrupt:
+                return _fail(
+                    f"{place}: interrupted: unmounted, but its daemon has not ended yet",
+                    ExitCode.INTERRUPTED,
+                )
+            if not ended:
                 return _fail(f"{place}: unmounted, but its daemon does not end")
     return ExitCode.OK
 
 
-def _flush(path: Path) -> None:
-    """Have the daemon deliver what is buffered; say so if there is something to wait for."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        waiting = int(ask(path, "status", 1.0)["unacknowledged_bytes"])
-        if waiting:
-            if sys.stderr.isatty():
-                print(f"pysshfsctl: delivering {waiting:,} bytes", file=sys.stderr)
-            ask(path, "flush", _FLUSH_SECONDS)
+_COMMANDS: Final[dict[str, Callable[[str, MountEntry, Path], ExitCode]]] = {
+    "flush": _flush,
+    "reconnect": _reconnect,
+    "umount": _umount,
+    "unmount": _umount,
+}
+
+
+class _NotDeliveredError(Exception):
+    """The server has not taken everything; the message says how much it has not."""
+
+    def __init__(self, message: str, code: ExitCode) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def _deliver(path: Path) -> None:
+    """Have the daemon deliver what is buffered; say so if there is something to wait for.
+
+    Raises `_NotDeliveredError`, and OSError or ValueError when the daemon does not answer at all.
+    """
+    before = ask(path, "status", 1.0)
+    if not before.get("unacknowledged_bytes"):
+        return
+    if sys.stderr.isatty():
+        print(f"pysshfsctl: {undelivered_text(before, time.time())}", file=sys.stderr)
+    code, words = ExitCode.FAILURE, ""
+    try:
+        answer = ask(path, "flush", _FLUSH_SECONDS)
+        if answer.get("ok"):
+            return
+        words = f"{answer.get('error')}: "
+    except KeyboardInterrupt:
+        code, words = ExitCode.INTERRUPTED, "interrupted: "
+    except (OSError, ValueError):
+        pass
+    raise _NotDeliveredError(words + _left(path, before), code)
+
+
+def _left(path: Path, before: dict[str, Any]) -> str:
+    """What is not delivered now, or was not when the daemon answered last."""
+    try:
+        now = ask(path, "status", 1.0)
+        return undelivered_text(now, time.time())
+    except (OSError, ValueError, KeyError):
+        return f"{undelivered_text(before, time.time())}; now the daemon does not answer"
 
 
 class _Process:

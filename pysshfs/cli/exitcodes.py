@@ -34,6 +34,8 @@ class ExitCode(enum.IntEnum):
     CONNECTION_LOST = 10
     #: The mounted filesystem was aborted through the kernel's FUSE control filesystem.
     ABORTED = 11
+    #: The mounted filesystem ended with written data that the server did not get.
+    UNDELIVERED = 12
     #: Interrupted from the keyboard before the mount was made (128 + SIGINT, as shells count).
     INTERRUPTED = 130
 
@@ -51,5 +53,6 @@ DESCRIPTIONS: dict[ExitCode, str] = {
     ExitCode.FUSE_UNAVAILABLE: "FUSE not available",
     ExitCode.CONNECTION_LOST: "mounted filesystem ended: connection lost",
     ExitCode.ABORTED: "mounted filesystem ended: aborted through the FUSE control filesystem",
+    ExitCode.UNDELIVERED: "mounted filesystem ended: the server did not get all that was written",
     ExitCode.INTERRUPTED: "interrupted from the keyboard before the mount was made",
 }

@@ -7,6 +7,7 @@ path is opened after it that could lie under it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -27,10 +28,12 @@ if TYPE_CHECKING:
     from pysshfs.cli.daemon import Reporter
     from pysshfs.cli.options import Settings
     from pysshfs.cli.parser import Invocation
+    from pysshfs.fuse.requests import Policy
     from pysshfs.remote.bridge import Bridge
     from pysshfs.remote.connection import ServerConnection
     from pysshfs.vfs.config import VfsConfig
     from pysshfs.vfs.filesystem import Filesystem
+    from pysshfs.vfs.undelivered import UndeliveredStore
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +48,10 @@ _EXIT_CODES: Final[dict[type[errors.PysshfsError], ExitCode]] = {
     errors.StartupError: ExitCode.USAGE,
     PromptInterruptedError: ExitCode.INTERRUPTED,
 }
-# How long a signal may spend on delivering what is still buffered (seconds).
+# How long unmounting may spend on delivering what is still buffered (seconds).
 _FLUSH_SECONDS: Final = 60
+# The same when the mount was aborted (seconds): somebody wants to be rid of it.
+_ABORT_SECONDS: Final = 5
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -61,7 +66,7 @@ def run(invocation: Invocation, options: Sequence[str], reporter: Reporter) -> R
         mountpoint.check_fuse()
         place = mountpoint.prepare(invocation.mountpoint)
         later = _later_log(settings, reporter)
-        password = _password_from_stdin() if settings.password_stdin else None
+        password = [_password_from_stdin()] if settings.password_stdin else []
     except errors.StartupError as error:
         return Report(_EXIT_CODES[type(error)], str(error))
 
@@ -120,7 +125,7 @@ class _Plan(NamedTuple):
     invocation: Invocation
     place: str  # where to mount: absolute
     options: list[str]  # the kernel's
-    password: str | None
+    password: list[str]  # the one given, if any; taken out by whoever needs it
     mounted: Callable[[], None]  # to be called once, when the mount is made
 
 
@@ -132,13 +137,14 @@ async def _run_bridge(bridge: Bridge, task_status: trio.TaskStatus[None]) -> Non
 
 async def _mount_and_serve(plan: _Plan) -> ExitCode:
     from pysshfs.remote.bridge import Bridge
-    from pysshfs.remote.connection import Hop, ServerConnection, Target
+    from pysshfs.remote.connection import ServerConnection
+    from pysshfs.remote.route import Hop, Target
     from pysshfs.remote.sshconfig import SshConfiguration
     from pysshfs.vfs.filesystem import Filesystem
+    from pysshfs.vfs.undelivered import UndeliveredStore
 
     invocation = plan.invocation
     source, settings = invocation.source, invocation.settings
-    lost = trio.Event()
     bridge = Bridge()
     async with trio.open_nursery() as nursery:
         await nursery.start(_run_bridge, bridge)
@@ -147,13 +153,14 @@ async def _mount_and_serve(plan: _Plan) -> ExitCode:
             Target(Hop(source.host, source.user, None), source.path, settings.sftp_server),
             SshConfiguration(invocation.ssh_options, invocation.ssh_config_file),
             Terminal(),
-            plan.password,
-            on_lost=lambda _error: lost.set(),
+            plan.password.pop() if plan.password else None,
         )
         remote = await connection.connect()
         try:
-            filesystem = Filesystem(remote, await _vfs_config(settings, connection))
-            code = await _serve(plan, connection, filesystem, lost)
+            store = UndeliveredStore.open(settings.undelivered_quota, source.text)
+            filesystem = Filesystem(remote, await _vfs_config(settings, connection), store=store)
+            filesystem.server.on_demand = connection.wanted
+            code = await _serve(plan, connection, filesystem, store)
         finally:
             with trio.CancelScope(shield=True):
                 await connection.close()
@@ -162,7 +169,10 @@ async def _mount_and_serve(plan: _Plan) -> ExitCode:
 
 
 async def _serve(
-    plan: _Plan, connection: ServerConnection, filesystem: Filesystem, lost: trio.Event
+    plan: _Plan,
+    connection: ServerConnection,
+    filesystem: Filesystem,
+    store: UndeliveredStore,
 ) -> ExitCode:
     from pysshfs.cli.control_server import ControlServer
     from pysshfs.fuse.session import Ended, FuseSession
@@ -170,10 +180,10 @@ async def _serve(
 
     source, settings, place = plan.invocation.source, plan.invocation.settings, plan.place
     await filesystem.getattr(ROOT_NUMBER)  # the first question after the mount has its answer
-    session = FuseSession(filesystem)
+    session = FuseSession(filesystem, _policy(settings, connection))
     background = settings.max_background
     congestion = settings.congestion_threshold or max(background * 3 // 4, 1)
-    control = ControlServer(source.text, place, session, filesystem, connection)
+    control = ControlServer(source.text, place, session, filesystem, connection, store.saved)
     end = _End(connection, filesystem)
     # From before the mount on: a signal must not leave it behind, dead.
     with trio.open_signal_receiver(*_SIGNALS) as numbers:
@@ -185,11 +195,13 @@ async def _serve(
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(control.run)
                 nursery.start_soon(end.on_signal, numbers, nursery.cancel_scope)
-                nursery.start_soon(end.on_lost, nursery.cancel_scope, lost)
+                nursery.start_soon(end.keep_up, nursery.cancel_scope, settings.reconnect)
                 ended = await session.serve()
                 end.code = ExitCode.ABORTED if ended is Ended.ABORTED else ExitCode.OK
+                await end.deliver(_FLUSH_SECONDS if ended is Ended.UNMOUNTED else _ABORT_SECONDS)
                 nursery.cancel_scope.cancel()
         finally:
+            end.give_up_rest()
             control.close()
             # An aborted mount stays in place, dead, until it is unmounted: programs that go on
             # must not find themselves in the directory below.
@@ -213,24 +225,32 @@ class _End:
         number = await anext(numbers)
         log.info("%s: unmounting", signal.Signals(number).name)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._flush_then_stop, scope)
+            nursery.start_soon(self._deliver_then_stop, scope)
             await anext(numbers)
-            self._stop(scope)
+            scope.cancel()
 
-    async def _flush_then_stop(self, scope: trio.CancelScope) -> None:
-        with trio.move_on_after(_FLUSH_SECONDS) as limit:
-            await self._filesystem.flush_all()
-        if limit.cancelled_caught:
-            log.error("data could not be delivered within %d s and is lost", _FLUSH_SECONDS)
-        self._stop(scope)
-
-    def _stop(self, scope: trio.CancelScope) -> None:
-        # Releases deliver their data shielded: only a failing connection ends them.
-        self._connection.drop()
+    async def _deliver_then_stop(self, scope: trio.CancelScope) -> None:
+        await self.deliver(_FLUSH_SECONDS)
         scope.cancel()
 
-    async def on_lost(self, scope: trio.CancelScope, lost: trio.Event) -> None:
-        await lost.wait()
+    async def deliver(self, seconds: float) -> None:
+        """Wait until the server has what was written, for as long."""
+        with trio.move_on_after(seconds), contextlib.suppress(errors.ConnectionLostError):
+            await self._filesystem.flush_all()
+
+    def give_up_rest(self) -> None:
+        """What is not delivered by now is saved here, and whatever still waits fails."""
+        undelivered = self._filesystem.tree.writebacks.unacknowledged
+        if undelivered:
+            log.error("%d written bytes did not reach the server", undelivered)
+            if self.code is ExitCode.OK:
+                self.code = ExitCode.UNDELIVERED
+        self._filesystem.end("unmounting")
+        self._connection.drop()
+
+    async def keep_up(self, scope: trio.CancelScope, reconnect: bool) -> None:
+        """Returns only when the connection is lost and must not be made again."""
+        await self._connection.keep_up(self._filesystem.server, reconnect=reconnect)
         log.error("the connection to the server is lost: unmounting")
         self.code = ExitCode.CONNECTION_LOST
         scope.cancel()
@@ -251,6 +271,18 @@ def _mount_options(plan: _Plan) -> list[bytes]:
         b"fsname=" + escape_option(fsname),
         b"subtype=" + escape_option(subtype),
     ]
+
+
+def _policy(settings: Settings, connection: ServerConnection) -> Policy:
+    from pysshfs.fuse.requests import Policy
+
+    return Policy(
+        owner=os.getuid(),
+        interrupt_grace=settings.interrupt_grace,
+        timeout=settings.timeout,
+        others_timeout=settings.others_timeout,
+        silence=connection.silence,
+    )
 
 
 async def _vfs_config(settings: Settings, connection: ServerConnection) -> VfsConfig:
@@ -276,6 +308,8 @@ async def _vfs_config(settings: Settings, connection: ServerConnection) -> VfsCo
         direct_io=settings.direct_io,
         kernel_cache=settings.kernel_cache,
         hardlinks=not settings.disable_hardlink,
+        fsync_on_close=settings.fsync_on_close,
+        strict_ambiguity=settings.strict_ambiguity,
         uid=settings.uid,
         gid=settings.gid,
         file_mask=umask if settings.fmask is None else settings.fmask,

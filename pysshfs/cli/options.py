@@ -104,6 +104,12 @@ class Settings(NamedTuple):
     dmask: int | None = None
     password_stdin: bool = False
     reconnect: bool = True
+    timeout: float = 0.0  # 0: for ever
+    others_timeout: float = 60.0  # 0: for ever
+    interrupt_grace: float = 2.0
+    strict_ambiguity: bool = False
+    fsync_on_close: bool = False
+    undelivered_quota: int = 1 << 30
     sftp_server: str = "sftp"
     fsname: str | None = None
     subtype: str | None = None
@@ -163,7 +169,20 @@ def _cache_time(part: str, what: str) -> Option:
 
 # fmt: off
 _OURS = (
-    _ours("reconnect", Kind.FLAG, "accepted; a lost connection ends the mount", default=True),
+    _ours("reconnect", Kind.FLAG, "connect again when the connection is lost (default)",
+          default=True, shorthands=(("no_reconnect", "no"),)),
+    _ours("timeout", Kind.SECONDS, "calls fail when the server does not answer for so long;"
+          " 0: they wait for ever", "SECS", 0.0, bounds=_TIMES,
+          shorthands=(("hard", "0"), ("soft", "30"))),
+    _ours("others_timeout", Kind.SECONDS, "with allow_other, most that a call of another user"
+          " takes; 0: for ever", "SECS", 60.0, bounds=_TIMES),
+    _ours("interrupt_grace", Kind.SECONDS, "how long an interrupted call that changes the server"
+          " waits for its reply", "SECS", 2.0, bounds=_TIMES),
+    _ours("strict_ambiguity", Kind.FLAG, "a create, mkdir, symlink or link whose reply was lost"
+          " fails; it is not decided by looking"),
+    _ours("fsync_on_close", Kind.FLAG, "close waits until the server has synced the file"),
+    _ours("undelivered_quota", Kind.SIZE, "most that is kept, under the state directory, of data"
+          " the server did not take; 0: nothing", "BYTES", 1 << 30, bounds=(0, 1 << 40)),
     _ours("sshfs_sync", Kind.FLAG, "every write waits for the server"),
     _ours("disable_hardlink", Kind.FLAG, "refuse to make hard links"),
     _ours("idmap", Kind.CHOICE, "'user': the remote login's files belong to the mounting user",

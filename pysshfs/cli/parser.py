@@ -106,6 +106,7 @@ class _Collected:
         self.action = Action.MOUNT
         self.arguments: list[str] = []
         self.values: dict[str, Value] = {}
+        self.waits: dict[str, Value] = {}  # of timeout, hard and soft those that were given
         self.kernel: dict[str, str] = {}  # by name, as they are passed on, in order
         self.ssh: list[tuple[str, str]] = []
         self.ssh_config_file: str | None = None
@@ -118,6 +119,8 @@ class _Collected:
             self.kernel.pop(opposite, None)
         if option.destination is Destination.OURS:
             self.values[option.name] = value
+            if option.name == "timeout":
+                self.waits[name] = value
         elif option.destination is Destination.KERNEL:
             self.kernel.pop(option.name, None)
             is_flag = option.kind is Kind.FLAG
@@ -136,6 +139,8 @@ class _Collected:
             source, mountpoint = _source_and_mountpoint(self.arguments)
             if "allow_other" in self.kernel and "allow_root" in self.kernel:
                 raise UsageError("options 'allow_other' and 'allow_root' exclude each other")
+            if self.waits:
+                self.values["timeout"] = _agreed_timeout(self.waits)
         settings = Settings.from_values(self.values)
         return Invocation(
             action=self.action,
@@ -147,6 +152,19 @@ class _Collected:
             ssh_config_file=self.ssh_config_file,
             foreground=self.foreground or settings.debug,
         )
+
+
+def _agreed_timeout(waits: dict[str, Value]) -> Value:
+    """What hard, soft and timeout= come to, in any order: here the last does not win, because
+    whoever says both hard and soft would be surprised by either."""
+    if "hard" in waits:
+        for name, value in waits.items():
+            if value != waits["hard"]:
+                other = name if name == "soft" else f"{name}={value:g}"
+                raise UsageError(f"options 'hard' and {shown(other)} contradict each other")
+    elif "soft" in waits and not waits.get("timeout", True):
+        raise UsageError("options 'soft' and 'timeout=0' contradict each other")
+    return waits.get("timeout", next(iter(waits.values())))
 
 
 def _source_and_mountpoint(arguments: list[str]) -> tuple[Source, str]:

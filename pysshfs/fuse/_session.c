@@ -48,8 +48,7 @@ static struct fuse_lowlevel_ops wrapped_ops;
 static struct {
     unsigned max_background;
     unsigned congestion_threshold;
-    int async_read;
-} wanted = {512, 384, 1};
+} wanted = {512, 384};
 
 static struct {
     int seen;
@@ -160,8 +159,10 @@ static void wrapped_init(void *userdata, struct fuse_conn_info *conn)
         if (strncmp(option, "max_read=", 9) == 0)
             conn->max_read = (unsigned)strtoul(option + 9, NULL, 10);
     }
-    if (!wanted.async_read)
-        conn->want &= ~(unsigned)FUSE_CAP_ASYNC_READ;
+    /* With ASYNC_READ, who reads waits for pages, and the kernel sends no word of a handled signal;
+     * with ASYNC_DIO, who reads or writes with O_DIRECT waits so that not even SIGKILL reaches him.
+     * Without, they wait for their requests. Several READs in flight is what read-ahead is for. */
+    conn->want &= ~(unsigned)(FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO);
     if (fuse_version() <= 316 && (conn->capable & FUSE_CAP_PARALLEL_DIROPS))
         correct_init_reply = 1;
     negotiated.seen = 1;
@@ -356,9 +357,8 @@ static PyObject *py_configure(PyObject *self, PyObject *args)
     (void)self;
     PyObject *callback, *options;
     unsigned background, congestion;
-    int async_read;
-    if (!PyArg_ParseTuple(args, "OO!IIp", &callback, &PyTuple_Type, &options, &background,
-                          &congestion, &async_read))
+    if (!PyArg_ParseTuple(args, "OO!II", &callback, &PyTuple_Type, &options, &background,
+                          &congestion))
         return NULL;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(options); i++)
         if (!PyBytes_Check(PyTuple_GET_ITEM(options, i)))
@@ -369,7 +369,6 @@ static PyObject *py_configure(PyObject *self, PyObject *args)
     Py_XSETREF(interrupt_callback, callback);
     wanted.max_background = background;
     wanted.congestion_threshold = congestion;
-    wanted.async_read = async_read;
     Py_RETURN_NONE;
 }
 
@@ -390,7 +389,7 @@ static PyMethodDef methods[] = {
     {"current", py_current, METH_NOARGS,
      "(serial, operation, inode, detail, thread id, uid) of the request being started."},
     {"configure", py_configure, METH_VARARGS,
-     "configure(callback, options, max_background, congestion_threshold, async_read), before init()."},
+     "configure(callback, options, max_background, congestion_threshold), before init()."},
     {"negotiated", py_negotiated, METH_NOARGS, "What INIT settled with the kernel."},
     {NULL, NULL, 0, NULL},
 };

@@ -10,7 +10,6 @@ def configure(
     options: tuple[bytes, ...],
     max_background: int,
     congestion_threshold: int,
-    async_read: bool,
 ) -> None:
     """Before `pyfuse3.init`. `callback(serial)` is called for each INTERRUPT; it must not reply.
 

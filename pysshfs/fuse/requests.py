@@ -1,16 +1,25 @@
 """The requests being served: interrupts, time limits, and the guard around every operation.
 
-`Requests.guard` wraps each handler. It binds the kernel's request to a trio `CancelScope`, turns
-exceptions into errno by the one table (`errors.errno_of`) and lets nothing else through: pyfuse3
-would end the mount on any other exception.
+`Requests.guard` wraps each handler. It binds the kernel's request to a trio `CancelScope`, makes it
+the current caller (`vfs/caller.py`), turns exceptions into errno by the one table
+(`errors.errno_of`) and lets nothing else through: pyfuse3 would end the mount on any other
+exception.
 
-State: the table of requests being served, by serial. Touched by the handlers' tasks and by
-`interrupted`, which libfuse calls while it reads an INTERRUPT: in the same thread, between awaits,
-with a lock of its own held; it decides and cancels, it never replies.
+State: the table of requests being served, by serial. Touched by the handlers' tasks, by `watch`,
+and by `interrupted`, which libfuse calls while it reads an INTERRUPT: in the same thread, between
+awaits, with a lock of its own held; it decides and cancels, it never replies.
 
-An INTERRUPT for a signal that no call should be abandoned for (SIGWINCH, SIGALRM, SIGCHLD) does
-nothing; but the kernel sends one INTERRUPT per request and no more, so that thread's signals are
-looked at again every 100 ms until the reply (`watch`).
+When an INTERRUPT comes, what is pending for the thread decides (`fuse/signals.py`). For a signal
+that ends the process the request ends at once. For one that asks a program to stop it does, too,
+unless something that changes the server was sent: then the answer, which tells whether it happened,
+is waited for a little longer (`Policy.interrupt_grace`). Any other signal ends it only while the
+server does not answer.
+
+The kernel sends one INTERRUPT per request and no more, and none for a process that is exiting. So
+threads that were interrupted are looked at again every 100 ms until the reply, and the sender of a
+FLUSH that takes long is looked at once (`watch`). Changes in one directory, or of one file, wait
+for one another in the kernel, where no signal reaches them. So for a while after an interrupt, who
+comes with a change is looked at before it is begun: else each would have a grace of its own.
 """
 
 from __future__ import annotations
@@ -18,14 +27,18 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import math
+import os
 import time
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
 
 import trio
 
 from pysshfs.errors import errno_of
+from pysshfs.fuse import signals
 from pysshfs.fuse.binding import _session, pyfuse3
-from pysshfs.fuse.signals import thread_wants_to_stop
+from pysshfs.fuse.signals import Pending
+from pysshfs.vfs import caller
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -36,46 +49,80 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 trace = logging.getLogger("pysshfs.trace")
 
-_WATCH_INTERVAL: Final = 0.1  # seconds
+# Seconds between two looks: at threads that are watched, and at all requests for those to watch.
+_WATCH_INTERVAL: Final = 0.1
+_LOOK_INTERVAL: Final = 0.5
+_LARGEST_SHARE: Final = 0.2  # of the time that looking may take
+_LONG_FLUSH: Final = 0.1  # seconds; most closes are done by then and never looked at
+_LATE_FLUSHES: Final = 60.0  # seconds for which it is remembered that a process exits
+_FOLLOWERS: Final = 1.0  # seconds after an ended call in which those behind it arrive
+_SERIALIZED: Final = frozenset([
+    "create", "mknod", "mkdir", "symlink", "link", "unlink", "rmdir", "rename", "setattr", "write",
+    "fsync",
+])  # fmt: skip
 _REQUEST_TIMEOUTS: Final = (
     "/proc/sys/fs/fuse/default_request_timeout",
     "/proc/sys/fs/fuse/max_request_timeout",
 )
 
 
-class Request:
+class Policy(NamedTuple):
+    """How long calls wait. Times in seconds."""
+
+    owner: int = os.getuid()  # the user whose mount it is
+    interrupt_grace: float = 2.0  # for the answer, after an interrupt, to what changes the server
+    timeout: float = 0.0  # for a server that does not answer, then ETIMEDOUT; 0: for ever
+    others_timeout: float = 60.0  # the longest call of another user, then ETIMEDOUT; 0: any
+    silence: Callable[[], float] = lambda: 0.0  # since the connection stopped answering; 0: it does
+
+
+class Request(caller.Caller):
     """One kernel request while it is served."""
 
     __slots__ = (
+        "began",
         "inode",
         "interrupted",
+        "is_close",
         "operation",
         "scope",
         "serial",
         "started",
-        "tid",
         "uid",
     )
 
-    def __init__(self, current: tuple[int, str, int, int, int, int], deadline: float) -> None:
-        self.serial, self.operation, self.inode, _, self.tid, self.uid = current
-        self.scope = trio.CancelScope(deadline=deadline)
+    def __init__(self, current: tuple[int, str, int, int, int, int]) -> None:
+        self.serial, self.operation, self.inode, _, tid, self.uid = current
+        super().__init__(tid)
+        self.scope = trio.CancelScope()
+        self.began = trio.current_time()
         self.started = time.monotonic()
-        self.interrupted = False
+        self.interrupted = False  # if the scope is cancelled, it is for that: EINTR
+        self.is_close = self.operation == "flush"  # and its sender has not been looked at
+
+    def end_by(self, when: float) -> None:
+        """Give up then (trio's clock), if not before."""
+        self.scope.deadline = min(self.scope.deadline, when)
 
 
 class Requests:
     """All requests being served; one per mount."""
 
-    def __init__(self) -> None:
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._limit = _kernel_request_limit() or math.inf
+        self._others_limit = min(policy.others_timeout or math.inf, self._limit)
         self._active: dict[int, Request] = {}
-        self._early: set[int] = set()
+        self._early = 0
+        self._followers_until = -math.inf
+        self._exiting: dict[int, float] = {}  # thread to when it stops to wait
         self._watched: set[int] = set()
+        self._has_active = trio.Event()
         self._has_watched = trio.Event()
-        self._limit = _kernel_request_limit()
         self.served = 0
         self.interrupts_seen = 0
         self.interrupts_honoured = 0
+        self.interrupted_in_flight = 0  # were really cut short by it
 
     @property
     def active(self) -> list[Request]:
@@ -87,48 +134,106 @@ class Requests:
         """The kernel sent an INTERRUPT for this request."""
         self.interrupts_seen += 1
         request = self._active.get(serial)
-        if request is None:
-            self._early.add(serial)  # it was read before its request; `_begin` finds it
-        else:
+        if request is not None:
             self._consider(request)
+        else:
+            # It was read before its request, which is about to begin: libfuse keeps those that
+            # belong to none, and calls back when it registers the request.
+            self._early = serial
 
     def _consider(self, request: Request) -> None:
-        if thread_wants_to_stop(request.tid):
-            self._watched.discard(request.serial)
-            self.interrupts_honoured += 1
-            request.interrupted = True
-            request.scope.cancel()
-        else:
+        """Act on what is pending for the thread that was interrupted, and keep an eye on it."""
+        pending = signals.pending(request.tid)
+        if pending is Pending.HANDLED and self._policy.silence() > 0:
+            pending = Pending.STOP
+        if pending in (Pending.FATAL, Pending.STOP, Pending.UNKNOWN):
+            self._honour(request, now=pending is Pending.FATAL or not request.committed)
+        if not request.scope.cancel_called:
             self._watched.add(request.serial)
             self._has_watched.set()
 
+    def _honour(self, request: Request, now: bool) -> None:
+        """End the request, now or when its grace is over, which begins with its first interrupt."""
+        grace = self._policy.interrupt_grace
+        if not request.interrupted:
+            request.interrupted = True
+            self.interrupts_honoured += 1
+            request.end_by(trio.current_time() + grace)
+            self._followers_until = trio.current_time() + grace + _FOLLOWERS
+        if now:
+            request.scope.cancel()
+
+    # --- looking again ------------------------------------------------------------------------
+
     async def watch(self) -> None:
-        """Look again at threads whose INTERRUPT was not acted on. Ends by cancellation."""
+        """Look again at the threads that wait. Ends by cancellation; sleeps while nobody does."""
+        interval = _WATCH_INTERVAL
         while True:
+            if not self._active:
+                self._has_active = trio.Event()
+                await self._has_active.wait()
             if not self._watched:
                 self._has_watched = trio.Event()
-                await self._has_watched.wait()
-            await trio.sleep(_WATCH_INTERVAL)
-            for serial in list(self._watched):
-                request = self._active.get(serial)
-                if request is None:
-                    self._watched.discard(serial)
-                else:
-                    self._consider(request)
+                with trio.move_on_after(_LOOK_INTERVAL):
+                    await self._has_watched.wait()
+            if self._watched:
+                await trio.sleep(interval)
+            began = time.monotonic()
+            self._look()
+            # Of thousands, less often.
+            interval = max(_WATCH_INTERVAL, (time.monotonic() - began) / _LARGEST_SHARE)
+
+    def _look(self) -> None:
+        policy, now = self._policy, trio.current_time()
+        silence = policy.silence() if policy.timeout else 0.0
+        for request in self.active:
+            age = now - request.began
+            if request.serial in self._watched:
+                self._consider(request)
+            if policy.timeout and min(age, silence) >= policy.timeout:
+                request.scope.cancel()
+            elif request.is_close and age >= _LONG_FLUSH:
+                self._look_at_close(request)
+        if self._exiting:
+            oldest = now - _LATE_FLUSHES
+            self._exiting = {tid: end for tid, end in self._exiting.items() if end > oldest}
+
+    def _look_at_close(self, request: Request) -> None:
+        """A process that exits closes its files one after the other, and no signal, not even
+        SIGKILL, ends that wait. It has the grace once for all of them."""
+        request.is_close = False  # looked at: no process begins to exit while it closes a file
+        if signals.is_exiting(request.tid):
+            grace_ends = request.began + self._policy.interrupt_grace
+            request.end_by(self._exiting.setdefault(request.tid, grace_ends))
 
     # --- the guard --------------------------------------------------------------------------
 
     def _begin(self) -> Request:
-        deadline = trio.current_time() + self._limit if self._limit else float("inf")
-        request = Request(_session.current(), deadline)
+        request = Request(_session.current())
+        is_others = request.uid != self._policy.owner and request.tid != 0
+        limit = self._others_limit if is_others else self._limit
+        request.scope.deadline = request.began + limit
+        if not self._active:
+            self._has_active.set()
         self._active[request.serial] = request
         self.served += 1
-        if request.serial in self._early:
-            self._early.discard(request.serial)
+        caller.current.set(request)
+        if request.serial == self._early:
             self._consider(request)
+        elif request.operation in _SERIALIZED:
+            self._look_at_follower(request)
+        elif request.is_close and request.tid in self._exiting:
+            self._look_at_close(request)
         return request
 
+    def _look_at_follower(self, request: Request) -> None:
+        if request.began < self._followers_until:
+            pending = signals.pending(request.tid)
+            if pending in (Pending.FATAL, Pending.STOP):
+                self._honour(request, now=True)
+
     def _end(self, request: Request) -> None:
+        caller.current.set(None)
         del self._active[request.serial]
         self._watched.discard(request.serial)
 
@@ -143,9 +248,11 @@ class Requests:
             result = 0
             try:
                 with request.scope:
-                    return await handler(*args, **kwargs)
-                # Here only if the scope was cancelled: by an interrupt or by the time limit.
+                    if not request.scope.cancel_called:  # before it began
+                        return await handler(*args, **kwargs)
+                # Here only if the scope was cancelled: by an interrupt or by a time limit.
                 result = errno.EINTR if request.interrupted else errno.ETIMEDOUT
+                self.interrupted_in_flight += request.interrupted and request.scope.cancelled_caught
                 raise pyfuse3.FUSEError(result)
             except Exception as error:
                 result = self._errno(request, error)

@@ -23,6 +23,7 @@ from pysshfs.fuse.requests import Requests
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pysshfs.fuse.requests import Policy
     from pysshfs.vfs.filesystem import Filesystem
 
 log = logging.getLogger(__name__)
@@ -57,8 +58,8 @@ def _refusal(message: str) -> StartupError:
 class FuseSession:
     """The mount of one `Filesystem`."""
 
-    def __init__(self, filesystem: Filesystem) -> None:
-        self.requests = Requests()
+    def __init__(self, filesystem: Filesystem, policy: Policy) -> None:
+        self.requests = Requests(policy)
         self._operations = Operations(filesystem, self.requests)
         self._filesystem = filesystem
         self.mountpoint = ""
@@ -73,7 +74,7 @@ class FuseSession:
     ) -> None:
         """Mount on an absolute path. Raises `StartupError`s with the reason."""
         _session.configure(
-            self.requests.interrupted, tuple(options), max_background, congestion_threshold, True
+            self.requests.interrupted, tuple(options), max_background, congestion_threshold
         )
         # libfuse and fusermount3 write their reasons to stderr; one line of it is the user's.
         with tempfile.TemporaryFile() as caught:

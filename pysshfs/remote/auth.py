@@ -1,7 +1,8 @@
 """asyncssh's callbacks while logging in: host keys, passwords, challenges.
 
 Prompts happen on the terminal, before the mount and while the loop stands still: nothing else is
-running yet. A password lives as long as the login.
+running yet. A password lives as long as the login, unless it took one: then what was answered is
+kept, for that host alone, since a reconnect cannot ask.
 """
 
 from __future__ import annotations
@@ -70,6 +71,21 @@ def load_keys(names: Sequence[str] | None, ask: Callable[[str], str | None] | No
     return keys
 
 
+def load_certificates(
+    names: Sequence[str] | None, passed_over: list[str]
+) -> list[asyncssh.SSHCertificate]:
+    """CertificateFile. As in ssh, one that cannot be used is passed over."""
+    certificates: list[asyncssh.SSHCertificate] = []
+    for path in map(os.path.expanduser, names or ()):
+        try:
+            certificates.extend(asyncssh.load_certificates(path))
+        except OSError as error:
+            passed_over.append(f"the certificate {path}: {error.strerror}")
+        except ValueError as error:
+            passed_over.append(f"the certificate {path} cannot be used: {error}")
+    return certificates
+
+
 def _load_pairs(
     path: str, ask: Callable[[str], str | None] | None, passed_over: list[str]
 ) -> Sequence[asyncssh.SSHKeyPair]:
@@ -95,7 +111,9 @@ def _note_failure(pair: asyncssh.SSHKeyPair, path: str, passed_over: list[str]) 
         try:
             return sign(data)
         except ValueError as error:
-            passed_over.append(f"the key {path} cannot be used: {error}")
+            reason = f"the key {path} cannot be used: {error}"
+            if reason not in passed_over:
+                passed_over.append(reason)
             raise
 
     pair.sign = noting  # type: ignore[method-assign]  # asyncssh makes the object, of its class
@@ -116,20 +134,49 @@ def _printable(text: str) -> str:
 
 
 class Credentials:
-    """Where passwords come from: given beforehand (`password_stdin`), or the terminal."""
+    """Where one host's passwords come from: given beforehand (`password_stdin`), or the terminal;
+    after the first login, only what that one took."""
 
     def __init__(self, prompter: Prompter, password: str | None) -> None:
         self._prompter = prompter
         self._given = password
+        self._answered: dict[str, list[str]] = {}  # in this login, by method
+        self._kept: dict[str, list[str]] | None = None
+        self._left: dict[str, list[str]] = {}  # of `_kept`, not yet tried in this login
 
-    def password(self, text: str, may_ask: bool) -> str | None:
+    def begin(self) -> None:
+        """A login begins."""
+        self._answered = {}
+        self._left = {method: [*answers] for method, answers in (self._kept or {}).items()}
+
+    def begin_method(self, method: str) -> None:
+        """What was answered before was refused: it is of no use another time."""
+        self._answered[method] = []
+
+    def password(self, method: str, text: str, may_ask: bool) -> str | None:
         """The next password to try, None when there is no other."""
+        answer = self._next(method, text, may_ask)
+        if answer is not None:
+            self._answered.setdefault(method, []).append(answer)
+        return answer
+
+    def _next(self, method: str, text: str, may_ask: bool) -> str | None:
+        if self._kept is not None:
+            left = self._left.get(method)
+            return left.pop(0) if left else None
         given, self._given = self._given, None
         if given is not None:
             return given
         if not may_ask or not self._prompter.available:
             return None
         return self._prompter.secret(text)
+
+    def settle(self) -> None:
+        """The login is done. What it did not need is forgotten."""
+        if self._kept is None:
+            self._kept = {method: answers for method, answers in self._answered.items() if answers}
+        self._given = None
+        self._answered, self._left = {}, {}
 
 
 class LoginClient(asyncssh.SSHClient):
@@ -149,6 +196,7 @@ class LoginClient(asyncssh.SSHClient):
         self._may_ask = may_ask
         self._passwords_left = prompts
         self._challenges_left = prompts
+        credentials.begin()
 
     def validate_host_public_key(
         self, host: str, addr: str, port: int, key: asyncssh.SSHKey
@@ -163,12 +211,15 @@ class LoginClient(asyncssh.SSHClient):
         if self._passwords_left <= 0:
             return None
         self._passwords_left -= 1
-        return self._credentials.password(f"{self._account}'s password: ", self._may_ask)
+        self._credentials.begin_method("password")
+        text = f"{self._account}'s password: "
+        return self._credentials.password("password", text, self._may_ask)
 
     def kbdint_auth_requested(self) -> str | None:
         if self._challenges_left <= 0:
             return None
         self._challenges_left -= 1
+        self._credentials.begin_method("questions")
         return ""
 
     def kbdint_challenge_received(
@@ -177,7 +228,7 @@ class LoginClient(asyncssh.SSHClient):
         answers = []
         for text, _echo in prompts:
             question = f"{self._account}: {_printable(text[:200])}"
-            answer = self._credentials.password(question, self._may_ask)
+            answer = self._credentials.password("questions", question, self._may_ask)
             if answer is None:
                 return None
             answers.append(answer)

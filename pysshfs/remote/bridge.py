@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import selectors
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack, cast
 
 import trio
@@ -252,6 +253,8 @@ class Bridge:
 
         task.add_done_callback(finished)
         await trio.lowlevel.wait_task_rescheduled(abort)
+        if isinstance(awaitable, Coroutine):
+            awaitable.close()  # cancelled before it began, it would complain of that
         if task.cancelled() and raise_cancel is not None:
             raise_cancel()
         return task.result()

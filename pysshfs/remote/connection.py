@@ -1,27 +1,47 @@
-"""The connection to the server: how it is made, what state it is in, how it ends.
+"""The connection to the server across its losses: what state it is in, and how it comes back.
 
-`ServerConnection` owns the asyncssh connections (one for each ProxyJump hop and the last) and the
-SFTP session on top. Its state changes synchronously, in `_set_state` only; I/O happens outside of
-transitions. `generation` counts the sessions that were up: every remote handle carries it, so one
-of an earlier session is never used on a later.
+`ServerConnection` owns the current `Link`, the state and the pace of trying. The state changes
+synchronously, in `_set_state` only; I/O happens outside of transitions.
 
-Touched by: the task that connects, and `_session_lost`, called by the session in the bridge's task.
+    NEW -> CONNECTING -> UP -> LOST -> CONNECTING -> UP
+                                       CONNECTING -> WAITING -> CONNECTING
+                                       CONNECTING -> FAILED -> CONNECTING
+    any -> CLOSED
+
+`generation` counts the sessions that were up: every remote handle carries it, so one of an earlier
+session is never used on a later.
+
+**Trying.** The first try follows a loss at once, the next ones after a growing and random time, at
+most `_MOST_SECONDS` after the one before began. A request that arrives meanwhile (`wanted`) makes
+it shorter, never so short that a stream of requests becomes a stream of logins. A server that lets
+nobody in, or is not the one that was known, is not asked again before somebody says so
+(`reconnect_now`): it may count failed logins.
+
+**The old session first.** Before another is made the old link is aborted with a reset, whatever is
+left of it. The server carries out the requests of a session in the order in which they were sent,
+and may go on with those that it had received. So when something that changes the server was in
+flight (`Recovering.in_doubt`), the new session is handed over after a pause, in which the reset
+arrives and the old SFTP server comes to its end. What the pause cannot exclude: a request that was
+received and is still being carried out (a disk that hangs), and packets which something in between,
+a jump host say, has kept and delivers later.
+
+**Noticing.** The socket reports a loss, or asyncssh's keepalive does after a minute. After a
+suspend, or when addresses changed (`remote/network.py`), a question of our own has a few seconds
+to be answered.
+
+Touched by: the task that connects, the one in `keep_up` and its children, `_session_lost`, called
+by the session in the bridge's task, and whoever calls `wanted`, `reconnect_now`, `drop` or `close`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import enum
-import functools
 import logging
-import os
-import signal
-import socket
-import stat
-import subprocess
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+import math
+import random
+import time
+from typing import TYPE_CHECKING, Final
 
-import asyncssh
 import trio
 
 from pysshfs.errors import (
@@ -29,34 +49,31 @@ from pysshfs.errors import (
     ConnectionLostError,
     FilesystemError,
     HostKeyError,
-    RemoteDirectoryError,
     SftpRefusedError,
     StartupError,
-    UnreachableError,
 )
 from pysshfs.remote import client
-from pysshfs.remote.auth import Credentials, Keys, LoginClient, load_keys
-from pysshfs.remote.hostkeys import HostKeyPolicy, Prompter, refused
-from pysshfs.remote.session import SftpSession
+from pysshfs.remote.link import Link
+from pysshfs.remote.network import NetworkWatch, open_netlink
+from pysshfs.remote.route import Hop, Route, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pysshfs.remote.bridge import Bridge
-    from pysshfs.remote.sshconfig import HostConfig, SshConfiguration
-    from pysshfs.remotefs import Capabilities
+    from pysshfs.remote.hostkeys import Prompter
+    from pysshfs.remote.network import Change
+    from pysshfs.remote.session import SftpSession
+    from pysshfs.remote.sshconfig import SshConfiguration
+    from pysshfs.remotefs import Recovering
+
+__all__ = ["Hop", "ServerConnection", "State", "Target", "fence", "pause", "shortest_pause"]
 
 log = logging.getLogger(__name__)
 
-# How much the server may send ahead of us (bytes): more than any bandwidth-delay product we read
-# at. With asyncssh's own 2 MiB a read gets 2 MiB per round trip at most.
-_WINDOW: Final = 64 * 1024 * 1024
-_PACKET: Final = 255 * 1024
-_KEEPALIVE_SECONDS: Final = 15
-_KEEPALIVE_MISSED: Final = 3
-_CONNECT_SECONDS: Final = 30
-_HANDSHAKE_SECONDS: Final = 30
-_MOST_HOPS: Final = 8
+_MOST_SECONDS: Final = 30.0  # between the beginnings of two tries, unless one takes longer
+_SHORT_LIFE_SECONDS: Final = 5.0  # a session that is lost sooner was no success
+_SILENCE_SECONDS: Final = 2.0  # without any answer before the server counts as silent
+_ANSWER_SECONDS: Final = 5.0  # for an answer when there is a reason for doubt
+_BACKLOG: Final = 64 * 1024  # bytes: what is queued behind more is not answered in a few seconds
 
 
 class State(enum.Enum):
@@ -64,51 +81,29 @@ class State(enum.Enum):
     CONNECTING = "connecting"
     UP = "up"
     LOST = "lost"
+    WAITING = "waiting"
     CLOSED = "closed"
+    FAILED = "failed"
 
 
-class Hop(NamedTuple):
-    host: str
-    user: str | None
-    port: int | None
+def _longest_pause(failures: int) -> float:
+    return min(_MOST_SECONDS, 2.0 ** min(failures, 10))
 
 
-class Target(NamedTuple):
-    """What to mount: the last hop and the directory there (b"" is the login directory)."""
-
-    hop: Hop
-    path: bytes
-    sftp_server: str  # the subsystem's name, or a command when it holds a slash
+def pause(failures: int, chance: float) -> float:
+    """Seconds from the beginning of one try to that of the next, after `failures` in a row.
+    `chance` is between 0 and 1: many clients of one server must not all come back at once."""
+    return _longest_pause(failures) * (1 + chance) / 2
 
 
-def parse_jumps(text: str | None) -> list[Hop]:
-    """ProxyJump's [user@]host[:port], separated by commas (ssh_config(5))."""
-    hops = []
-    for item in (text or "").split(","):
-        item = item.strip().removeprefix("ssh://")
-        if not item or item.lower() == "none":
-            continue
-        user, _, place = item.rpartition("@")
-        if place.startswith("["):
-            host, _, port = place[1:].partition("]")
-            port = port.removeprefix(":")
-        else:
-            host, _, port = place.partition(":")
-        if not host or host.startswith("-") or (port and not port.isdigit()):
-            raise StartupError(f"ProxyJump: {item!r} is not [user@]host[:port]")
-        hops.append(Hop(host, user or None, int(port) if port else None))
-    return hops
+def shortest_pause(failures: int) -> float:
+    """Seconds from the end of a try to the next, however much it is wanted."""
+    return min(5.0, _longest_pause(failures) / 2)
 
 
-def processor_has_aes() -> bool:
-    """AES-GCM is about twice as fast as asyncssh's first choice where the processor helps."""
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            return any(
-                " aes" in line for line in file if line.startswith(("flags", "Features"))
-            )
-    except OSError:
-        return False
+def fence(round_trip: float) -> float:
+    """Seconds for the old session to end in, when something was in doubt."""
+    return max(0.25, 4 * round_trip)
 
 
 class ServerConnection:
@@ -121,304 +116,330 @@ class ServerConnection:
         configuration: SshConfiguration,
         prompter: Prompter,
         password: str | None,
-        on_lost: Callable[[Exception], None],
     ) -> None:
         self.state = State.NEW
+        self.since = time.time()  # of the last change of state
+        self.reason = ""  # why the state is what it is
         self.generation = 0
-        self.server_version = ""
-        self.cipher = ""
-        self.extensions: dict[bytes, bytes] = {}
+        self.reconnects = 0
         self._bridge = bridge
-        self._target = target
-        self._configuration = configuration
-        self._prompter = prompter
-        self._password = password
-        self._on_lost = on_lost
-        self._links: list[asyncssh.SSHClientConnection] = []
-        self._proxies: list[subprocess.Popen[bytes]] = []
-        self._session: SftpSession | None = None
+        self._route = Route(target, configuration, prompter, password)
+        self._link: Link | None = None  # the one that is up, or was the last to be
+        self._network: NetworkWatch | None = None
+        self._user: Recovering | None = None
+        self._loss: ConnectionLostError | None = None
+        self._lost = trio.Event()
+        self._up_at = self._down_at = -math.inf
+        self._doubt = ""  # why the server is being asked for a sign of life
+        # The pace of trying.
+        self._failures = 0
+        self._tried_at = self._not_before = -math.inf
+        self._wanted = False
+        self._at_once = False  # what is under way is to be followed by a try without any pause
+        self._stage: trio.CancelScope | None = None  # of what is under way: a try, or a wait
+        self._resuming = False
+        self._said = ""  # the reason for waiting that was last logged
 
-    def _set_state(self, state: State, reason: str = "") -> None:
-        if state is not self.state:
-            self.state = state
-            log.info("connection %s%s", state.value, f": {reason}" if reason else "")
+    def _set_state(self, state: State, reason: str, level: int = logging.INFO) -> None:
+        if self.state is State.CLOSED:
+            return  # for good
+        self.state, self.reason, self.since = state, reason, time.time()
+        log.log(level, "connection %s%s", state.value, f": {reason}" if reason else "")
+
+    # --- what there is ------------------------------------------------------------------------
 
     @property
     def session(self) -> SftpSession | None:
-        return self._session
+        return self._link.session if self._link is not None else None
 
-    # --- connecting -------------------------------------------------------------------------
+    @property
+    def server_version(self) -> str:
+        return self._link.server_version if self._link is not None else ""
 
-    async def connect(self) -> client.SftpRemote:
-        """Log in, start SFTP and check the directory. Raises `StartupError`s."""
-        self._set_state(State.CONNECTING)
-        try:
-            link = await self._log_in()
-            session = await self._start_sftp(link)
-            with trio.fail_after(_HANDSHAKE_SECONDS):
-                remote = await self._shake_hands(session)
-        except trio.TooSlowError:
-            await self.close()
-            raise SftpRefusedError("the server does not answer SFTP requests") from None
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await self.close()
-            raise
-        self._set_state(State.UP)
-        return remote
+    @property
+    def cipher(self) -> str:
+        return self._link.cipher if self._link is not None else ""
 
-    async def _log_in(self) -> asyncssh.SSHClientConnection:
-        hop = self._target.hop
-        config = self._configuration.for_host(*hop)
-        jumps = parse_jumps(config.proxy_jump)
-        if len(jumps) >= _MOST_HOPS:
-            raise StartupError(f"ProxyJump: more than {_MOST_HOPS - 1} hops")
-        link: asyncssh.SSHClientConnection | None = None
-        for jump in jumps:
-            # The given password is the last hop's: no other server gets to see it.
-            credentials = Credentials(self._prompter, None)
-            jump_config = self._configuration.for_host(*jump)
-            link = await self._open_link(jump, jump_config, credentials, link)
-        credentials = Credentials(self._prompter, self._password)
-        return await self._open_link(hop, config, credentials, link)
+    @property
+    def extensions(self) -> dict[bytes, bytes]:
+        return self._link.extensions if self._link is not None else {}
 
-    async def _open_link(
-        self,
-        hop: Hop,
-        config: HostConfig,
-        credentials: Credentials,
-        tunnel: asyncssh.SSHClientConnection | None,
-    ) -> asyncssh.SSHClientConnection:
-        for attempts_left in reversed(range(config.connection_attempts)):
-            try:
-                link = await self._try_link(hop, config, credentials, tunnel)
-            except UnreachableError as error:
-                if not attempts_left:
-                    raise
-                log.info("%s; trying again", error)
-                await trio.sleep(1)  # as ssh does between ConnectionAttempts
-            else:
-                self._links.append(link)
-                return link
-        raise AssertionError("unreachable")
+    @property
+    def round_trip(self) -> float:
+        """The least that an answer has taken on this session (seconds); 0 when none has come."""
+        session = self.session
+        return session.round_trip if session and session.round_trip < math.inf else 0.0
 
-    async def _try_link(
-        self,
-        hop: Hop,
-        config: HostConfig,
-        credentials: Credentials,
-        tunnel: asyncssh.SSHClientConnection | None,
-    ) -> asyncssh.SSHClientConnection:
-        policy = HostKeyPolicy(config, self._prompter)
-        keys = self._load_keys(config)
-        sock = None
-        if config.proxy_command is not None and tunnel is None:
-            sock = self._start_proxy(config.proxy_command)
-        try:
-            return await self._bridge.call(
-                asyncssh.connect(
-                    hop.host,
-                    () if hop.port is None else hop.port,
-                    tunnel=tunnel,
-                    sock=sock,
-                    **self._link_options(hop, config, policy, credentials, keys),
-                )
-            )
-        except asyncssh.HostKeyNotVerifiable as error:
-            raise refused(policy, error) from None
-        except asyncssh.KeyExchangeFailed as error:
-            # With a host key known, only its kind is asked for: a server without is another one.
-            is_host_key = "host key" in error.reason
-            kind = HostKeyError if is_host_key else UnreachableError
-            raise kind(f"{hop.host}: {error.reason}") from None
-        except asyncssh.PermissionDenied as error:
-            reasons = [error.reason, *keys.passed_over]
-            raise AuthenticationError("; ".join(reasons)) from None
-        except (asyncssh.KeyEncryptionError, asyncssh.KeyImportError) as error:
-            raise AuthenticationError(f"{hop.host}: a key cannot be used: {error}") from None
-        except socket.gaierror as error:
-            raise UnreachableError(f"{hop.host}: {error.strerror}") from None
-        except (asyncssh.Error, TimeoutError) as error:
-            reason = str(error) or "timed out"
-            raise UnreachableError(f"{hop.host}: {reason}") from None
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            raise UnreachableError(f"{hop.host}: {reason}") from None
-        except ValueError as error:  # asyncssh's word for an option it cannot use
-            raise StartupError(f"ssh options: {error}") from None
-
-    def _start_proxy(self, command: str) -> socket.socket:
-        """Start a ProxyCommand, in the shell as ssh does; a socket that leads to it.
-
-        asyncssh's own way lacks the shell, takes what the command says on stderr for the server's
-        words and the end of its stderr for the connection's. Here it says it on the terminal, or
-        nowhere: a pipe of the caller's must not stay open for as long as the mount.
-        """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            proxy = subprocess.Popen(
-                ["/bin/sh", "-c", f"exec {command}"],
-                stdin=theirs.fileno(),
-                stdout=theirs.fileno(),
-                stderr=None if os.isatty(2) else subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        self._proxies.append(proxy)
-        return ours
-
-    def _may_ask(self, config: HostConfig) -> bool:
-        return self._prompter.available and not config.batch_mode
-
-    def _load_keys(self, config: HostConfig) -> Keys:
-        may_ask = self._may_ask(config)
-        ask = functools.partial(_ask_passphrase, self._prompter) if may_ask else None
-        return load_keys(config.identity_files, ask)
-
-    def _link_options(
-        self,
-        hop: Hop,
-        config: HostConfig,
-        policy: HostKeyPolicy,
-        credentials: Credentials,
-        keys: Keys,
-    ) -> dict[str, Any]:
-        account = f"{hop.user}@{hop.host}" if hop.user else hop.host
-        options: dict[str, Any] = {
-            "config": self._configuration.paths,
-            "known_hosts": policy.trusted,
-            "client_factory": functools.partial(
-                LoginClient,
-                policy,
-                credentials,
-                account,
-                self._may_ask(config),
-                config.password_prompts,
-            ),
-            "client_keys": keys.pairs,
-        }
-        if config.identities_only and keys.identities:
-            options["agent_identities"] = keys.identities
-        elif config.identities_only:
-            options["agent_path"] = None
-        if not config.has_host_key_algorithms:
-            place = config.address(hop.host, hop.port)
-            options["server_host_key_algs"] = policy.algorithms(*place)
-        if hop.user is not None:
-            options["username"] = hop.user
-        if not config.has_ciphers and processor_has_aes():
-            options["encryption_algs"] = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
-        if not config.has_keepalive:
-            options["keepalive_interval"] = _KEEPALIVE_SECONDS
-            options["keepalive_count_max"] = _KEEPALIVE_MISSED
-        if not config.has_connect_timeout:
-            options["connect_timeout"] = _CONNECT_SECONDS
-        return options
-
-    # --- SFTP -------------------------------------------------------------------------------
-
-    async def _start_sftp(self, link: asyncssh.SSHClientConnection) -> SftpSession:
-        server = self._target.sftp_server
-        is_command = "/" in server
-        session = SftpSession(self._session_lost, self._bridge.write_gathered)
-        try:
-            await self._bridge.call(
-                link.create_session(
-                    lambda: session,
-                    server if is_command else None,
-                    subsystem=None if is_command else server,
-                    encoding=None,
-                    window=_WINDOW,
-                    max_pktsize=_PACKET,
-                    request_pty=False,
-                )
-            )
-        except (asyncssh.Error, OSError) as error:
-            raise SftpRefusedError(f"the server gives no SFTP session: {error}") from None
-        self._session = session
-        self.server_version = str(link.get_extra_info("server_version", ""))
-        self.cipher = str(link.get_extra_info("recv_cipher", ""))
-        return session
-
-    async def _shake_hands(self, session: SftpSession) -> client.SftpRemote:
-        try:
-            self.extensions = await session.handshake()
-            limits = None
-            if self.extensions.get(b"limits@openssh.com") == b"1":
-                limits = await client.request_limits(session)
-        except FilesystemError as error:
-            raise SftpRefusedError(f"no SFTP with this server: {error}") from None
-        self.generation += 1
-        abilities = client.capabilities(
-            self.extensions, limits, large_messages="OpenSSH" in self.server_version
-        )
-        base = await self._check_directory(session, abilities)
-        # asyncssh's server goes by the client's name, and expects of ours what the draft says.
-        draft = "AsyncSSH" in self.server_version
-        return client.SftpRemote(
-            session, base, abilities, self.generation, draft_symlinks=draft
-        )
-
-    async def _check_directory(
-        self, session: SftpSession, abilities: Capabilities
-    ) -> bytes:
-        wanted = self._target.path or b"."
-        shown = os.fsdecode(wanted)
-        try:
-            base = await client.request_realpath(session, wanted)
-            found = await client.SftpRemote(session, base, abilities, self.generation).stat(b"")
-        except FilesystemError as error:
-            reason = os.strerror(error.errno)
-            if shown.startswith("~"):
-                reason += " (~ is not expanded: leave the directory out for the login directory)"
-            raise RemoteDirectoryError(f"{shown} on the server: {reason}") from None
-        if not base.startswith(b"/") or found.mode is None or not stat.S_ISDIR(found.mode):
-            raise RemoteDirectoryError(f"{shown}: not a directory on the server")
-        return base
+    def silence(self) -> float:
+        """Seconds since the server stopped answering; 0 while it does, or has nothing to."""
+        if self.state is State.NEW:
+            return 0.0
+        if self.state is not State.UP or self.session is None:
+            return trio.current_time() - self._down_at
+        silent = self.session.silence()
+        return silent if silent > max(_SILENCE_SECONDS, 4 * self.round_trip) else 0.0
 
     async def login_owner(self) -> tuple[int, int]:
         """Owner and group of the login directory: protocol 3 says no more of who we are there."""
-        if self._session is None:
+        if self.session is None:
             raise SftpRefusedError("not connected")
-        home = await client.request_realpath(self._session, b".")
+        home = await client.request_realpath(self.session, b".")
         abilities = client.capabilities({}, None, large_messages=False)
-        found = await client.SftpRemote(self._session, home, abilities, self.generation).stat(b"")
+        found = await client.SftpRemote(self.session, home, abilities, self.generation).stat(b"")
         if found.uid is None or found.gid is None:
             raise StartupError("idmap=user: the server does not say whose the login directory is")
         return found.uid, found.gid
 
-    # --- ending -----------------------------------------------------------------------------
+    # --- connecting for the first time --------------------------------------------------------
 
-    def _session_lost(self, error: Exception) -> None:
+    async def connect(self) -> client.SftpRemote:
+        """Log in, start SFTP and check the directory. Raises `StartupError`s."""
+        self._down_at = trio.current_time()
+        self._set_state(State.CONNECTING, "")
+        link = self._link = self._new_link()
+        try:
+            remote = await link.open(self.generation + 1)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self.close()
+            raise
+        self._route.settle()
+        self._network = self._new_watch()
+        self.generation += 1
+        self._is_up("")
+        return remote
+
+    def _new_link(self) -> Link:
+        return Link(self._bridge, self._route, self._session_lost)
+
+    def _new_watch(self) -> NetworkWatch:
+        return NetworkWatch(open_netlink())
+
+    def _is_up(self, reason: str, level: int = logging.INFO) -> None:
+        """The session is in use. One that was lost at the last moment is lost now."""
+        self._loss, self._lost = None, trio.Event()
+        self._up_at = trio.current_time()
+        self._set_state(State.UP, reason, level)
+        link = self._link
+        if link is not None and link.session is not None and link.session.lost is not None:
+            self._session_lost(link, link.session.lost)
+
+    # --- losing it ----------------------------------------------------------------------------
+
+    def _session_lost(self, link: Link, error: Exception) -> None:
+        if self.state is State.CLOSED:  # on purpose, and in good order
+            return
+        link.abort()
+        if link is not self._link or self.state is not State.UP:
+            return  # it is being made: whoever makes it gets the error
+        reason = f"{self._doubt}: {error}" if self._doubt else str(error)
+        self._loss = ConnectionLostError(reason)
+        self._down_at = trio.current_time()
+        is_short = self.reconnects > 0 and self._down_at - self._up_at < _SHORT_LIFE_SECONDS
+        self._failures = self._failures + 1 if is_short else 0
+        self._wanted = False
+        self._set_state(State.LOST, reason, logging.WARNING)
+        if self._user is not None:
+            self._user.lost(self._loss)
+        self._lost.set()
+
+    async def keep_up(self, user: Recovering, *, reconnect: bool) -> None:
+        """Tell `user` of each loss, and give it another session each time.
+
+        Runs until cancelled. Without `reconnect` it returns after the first loss.
+        """
+        self._user = user
+        try:
+            if self._loss is not None:
+                user.lost(self._loss)
+            async with trio.open_nursery() as nursery:
+                if self._network is not None:
+                    nursery.start_soon(self._network.run, self._network_changed)
+                while True:
+                    await self._lost.wait()
+                    if not reconnect:
+                        break
+                    await self._come_back(user)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._user = None
+
+    # --- coming back --------------------------------------------------------------------------
+
+    async def _come_back(self, user: Recovering) -> None:
+        """From LOST to UP, however long it takes."""
+        if self._link is not None:
+            await self._link.gone()
+        while self.state is not State.UP:
+            if self._failures:
+                await self._wait()
+            if self.state is State.CLOSED:
+                await trio.sleep_forever()
+            with trio.CancelScope() as self._stage:
+                await self._try(user)
+            self._stage = None
+
+    async def _wait(self) -> None:
+        now = trio.current_time()
+        self._not_before = now + shortest_pause(self._failures)
+        later = self._tried_at + pause(self._failures, random.random())
+        until = self._not_before if self._wanted else max(self._not_before, later)
+        # The same reason again and again is not worth a line each time.
+        level = logging.DEBUG if self.reason == self._said else logging.INFO
+        self._said = self.reason
+        self._set_state(State.WAITING, self.reason, level)
+        if self.state is State.WAITING:
+            with trio.CancelScope(deadline=until) as self._stage:
+                await trio.sleep_forever()
+            self._stage = None
+
+    async def _try(self, user: Recovering) -> None:
+        """One try; its failure is an outcome like any other."""
+        began = self._tried_at = trio.current_time()
+        self._wanted = self._at_once = False
+        self._set_state(
+            State.CONNECTING, self.reason, logging.DEBUG if self._failures else logging.INFO
+        )
+        refusal: StartupError | None = None
+        try:
+            await self._make_session(user)
+        except (AuthenticationError, HostKeyError) as error:
+            refusal = error
+        except StartupError as error:
+            self._has_failed(error)
+        except ConnectionLostError as error:
+            # Lost again while it was being resumed. If that went well for a while, try at once.
+            self._has_failed(error)
+            if trio.current_time() - began >= _SHORT_LIFE_SECONDS:
+                self._failures = 0
+        if refusal is not None:
+            await self._give_up(user, refusal)
+
+    def _has_failed(self, error: Exception) -> None:
+        self.reason = str(error)
+        self._failures = 0 if self._at_once else self._failures + 1
+
+    async def _make_session(self, user: Recovering) -> None:
+        link = self._new_link()
+        try:
+            remote = await link.open(self.generation + 1)
+            self._link = link
+            self.generation += 1
+            if user.in_doubt:
+                await trio.sleep(fence(self.round_trip))
+            self._resuming = True
+            await user.resume(remote)
+        except BaseException:
+            link.abort()
+            with trio.CancelScope(shield=True):
+                await link.gone()
+            raise
+        finally:
+            self._resuming = False
+        # No other task has run since `resume` was through.
+        self.reconnects += 1
+        down = trio.current_time() - self._down_at
+        self._said = ""
+        self._is_up(f"connected again after {down:.0f} s", logging.WARNING)
+
+    async def _give_up(self, user: Recovering, error: StartupError) -> None:
+        """Until somebody asks for another try (`reconnect_now`)."""
+        advice = "once that is put right: pysshfsctl reconnect MOUNTPOINT"
+        if isinstance(error, HostKeyError):
+            advice += "; known_hosts is read when mounting only"
+        self._set_state(State.FAILED, f"{error} ({advice})", logging.ERROR)
+        user.given_up(ConnectionLostError(str(error)))
+        await trio.sleep_forever()
+
+    # --- is it still there? -------------------------------------------------------------------
+
+    async def _network_changed(self, change: Change) -> None:
         if self.state is State.UP:
-            self._set_state(State.LOST, str(error))
-            self._on_lost(error)
+            await self._ask_for_a_sign(change.reason)
+        elif change.slept and self.state in (State.WAITING, State.CONNECTING):
+            self._try_at_once(change.reason)
+        else:
+            self.wanted()
+
+    async def _ask_for_a_sign(self, reason: str) -> None:
+        """Drop the session unless the server says something within a few seconds."""
+        link, session = self._link, self.session
+        assert link is not None and session is not None
+        limit = max(_ANSWER_SECONDS, 8 * self.round_trip)
+        self._doubt = f"no answer since {reason}"
+        try:
+            if link.unsent() > _BACKLOG:
+                await self._watch_backlog(link, session, limit)
+                return
+            link.suspect(limit)
+            with trio.move_on_after(2 * limit):
+                await client.request_realpath(session, b".").wait()
+        except FilesystemError:
+            pass  # an answer, too, unless it says that the session is lost
+        finally:
+            self._doubt = ""
+            if session.lost is None:
+                link.trust()
+
+    async def _watch_backlog(self, link: Link, session: SftpSession, limit: float) -> None:
+        """A lot is still on its way there, and a question would have to queue behind it: whether
+        it moves says as much."""
+        before = link.acknowledged()
+        await trio.sleep(limit)
+        if before is not None and link.acknowledged() == before:
+            session.fail(ConnectionLostError("what was sent is not taken"))
+
+    # --- from outside -------------------------------------------------------------------------
+
+    def wanted(self) -> None:
+        """A request arrived while there is no session: the next try comes sooner."""
+        if self.state is State.WAITING and self._stage is not None:
+            self._stage.deadline = min(self._stage.deadline, self._not_before)
+        else:
+            self._wanted = True  # should the try under way fail
+
+    def reconnect_now(self, reason: str) -> None:
+        """Drop whatever there is and try at once, also after it was given up."""
+        if self.state is State.UP and self.session is not None:
+            self.session.fail(ConnectionLostError(reason))
+            self._failures = 0
+        elif self.state not in (State.NEW, State.CLOSED):
+            self._try_at_once(reason)
+
+    def _try_at_once(self, reason: str) -> None:
+        self.reason = reason
+        self._failures = 0
+        self._at_once = True
+        self._break_off(ConnectionLostError(reason))
+
+    def _break_off(self, error: ConnectionLostError) -> None:
+        """End what is under way. Whoever resumes sees a loss, which is what he expects."""
+        if self._resuming and self.session is not None:
+            self.session.fail(error)
+        elif self._stage is not None:
+            self._stage.cancel()
+
+    # --- ending -------------------------------------------------------------------------------
 
     def drop(self) -> None:
         """Fail whatever is still asked of the server, at once: the mount ends and does not wait."""
-        self._set_state(State.CLOSED)
-        if self._session is not None:
-            self._session.fail(ConnectionLostError("unmounting"))
+        error = ConnectionLostError("unmounting")
+        self._end(error)
+        if self._user is not None:
+            self._user.given_up(error)
+        if self.session is not None:
+            self.session.fail(error)
 
     async def close(self) -> None:
         """End the session and all hops; nothing waits for a server that does not answer."""
-        self._set_state(State.CLOSED)
-        if self._session is not None:
-            self._session.close()
-        links, self._links = self._links, []
-        for link in reversed(links):
-            link.close()
-        with trio.move_on_after(2):
-            for link in reversed(links):
-                with contextlib.suppress(asyncssh.Error, OSError):
-                    await self._bridge.call(link.wait_closed())
-        for link in links:
-            link.abort()
-        proxies, self._proxies = self._proxies, []
-        for proxy in proxies:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(proxy.pid, signal.SIGKILL)
-            proxy.wait()
+        self._end(ConnectionLostError("unmounting"))
+        if self._network is not None:
+            self._network.close()
+        if self._link is not None:
+            await self._link.close()
 
-
-def _ask_passphrase(prompter: Prompter, filename: str) -> str | None:
-    return prompter.secret(f"Passphrase for the key {filename}: ")
+    def _end(self, error: ConnectionLostError) -> None:
+        if self.state is State.UP:
+            self._down_at = trio.current_time()
+        self._set_state(State.CLOSED, "")
+        self._break_off(error)

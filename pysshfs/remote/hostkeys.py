@@ -2,13 +2,14 @@
 
 asyncssh matches known_hosts files (plain, hashed, patterns, @cert-authority, @revoked); what to do
 with a key that they do not hold is decided here, as `StrictHostKeyChecking` says. The files are
-read once, before the mount, and held in memory: a reconnect opens no file that could lie under the
-mount.
+read once, before the mount, and held in memory with what was accepted since: a reconnect opens no
+file that could lie under the mount, and accepts no key that the first connection did not know.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -77,7 +78,12 @@ class HostKeyPolicy:
         for path in files:
             self._load(path)
         self._accepted: set[bytes] = set()
+        self._settled = False
         self.refusal: str | None = None
+
+    def settle(self) -> None:
+        """From here on (a reconnect) no unknown key is accepted, whatever the strictness."""
+        self._settled = True
 
     def _load(self, path: Path) -> None:
         # Line by line: one bad line must not hide the others, nor let a changed key pass as new.
@@ -132,10 +138,17 @@ class HostKeyPolicy:
         if not self._is_welcome(name, key, fingerprint):
             return False
         self._accepted.add(key.public_data)
-        self._remember(name, key)
+        public = key.export_public_key("openssh").decode("ascii").split()
+        entry = f"{public[0]} {public[1]}"
+        with contextlib.suppress(ValueError):  # a name that is none
+            self._known.load(f"{name} {entry}\n")  # from now on another key is a changed one
+        self._remember(name, entry)
         return True
 
     def _is_welcome(self, name: str, key: asyncssh.SSHKey, fingerprint: str) -> bool:
+        if self._settled:
+            self.refusal = f"the host key of {name} is not the one from before: it is {fingerprint}"
+            return False
         if self._strict in ("accept-new", "no"):
             log.warning("accepting the unknown host key %s of %s", fingerprint, name)
             return True
@@ -158,13 +171,12 @@ class HostKeyPolicy:
         self.refusal = f"the host key of {name} was not accepted"
         return False
 
-    def _remember(self, name: str, key: asyncssh.SSHKey) -> None:
+    def _remember(self, name: str, entry: str) -> None:
         """Append to the first user file, as ssh does; failing to is no reason to stop."""
         if not self._user_files:
             return
         path = self._user_files[0]
-        public = key.export_public_key("openssh").decode("ascii").split()
-        line = f"{_hashed(name) if self._hash_names else name} {public[0]} {public[1]}\n"
+        line = f"{_hashed(name) if self._hash_names else name} {entry}\n"
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

@@ -13,6 +13,7 @@ first violation or loss fails every pending request and calls `on_lost` once.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -44,6 +45,7 @@ class _Pending:
         parse: Callable[[wire.Reader], Any] | None,
         at_eof: object,
         closes_late: bool,
+        sent_at: float,
     ) -> None:
         self.reply = reply
         self.expected = expected
@@ -51,7 +53,7 @@ class _Pending:
         self.at_eof = at_eof
         self.closes_late = closes_late
         self.abandoned = False
-        self.sent_at = time.monotonic()
+        self.sent_at = sent_at
 
 
 class _NoEof:
@@ -66,21 +68,26 @@ def _write_now(write: Callable[[bytes], None], data: bytes) -> None:
 
 
 class SftpSession(asyncssh.SSHClientSession[bytes]):
-    """Made by `remote/connection.py` for each channel."""
+    """Made by `remote/link.py` for each channel."""
 
     def __init__(
         self,
         on_lost: Callable[[Exception], None],
         write: Callable[[Callable[[bytes], None], bytes], None] = _write_now,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._on_lost = on_lost
         self._write = write  # `Bridge.write_gathered`
+        self._clock = clock
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
         self._pending: dict[int, _Pending] = {}
         self._next_id = 0
         self._buffer = bytearray()
         self._lost: ConnectionLostError | None = None
         self._version: Reply[dict[bytes, bytes]] = Reply()
+        self._greeted_at = clock()
+        self._received_at = self._greeted_at
+        self.round_trip = math.inf  # seconds: the shortest time that a reply has taken
         self._stderr_lines = 0
         self.requests_sent = 0
         self.bytes_sent = 0
@@ -96,10 +103,16 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
     def oldest_request_age(self) -> float:
         """Seconds since the oldest unanswered request was sent; 0 when there is none."""
         first = next(iter(self._pending.values()), None)
-        return time.monotonic() - first.sent_at if first else 0.0
+        return self._clock() - first.sent_at if first else 0.0
+
+    def silence(self) -> float:
+        """Seconds for which an answer has been due and nothing was received; 0 when none is."""
+        first = next(iter(self._pending.values()), None)
+        return self._clock() - max(self._received_at, first.sent_at) if first else 0.0
 
     def handshake(self) -> Reply[dict[bytes, bytes]]:
         """Send INIT; the reply is the server's extensions (name to data)."""
+        self._greeted_at = self._clock()
         self._transmit(wire.init_packet())
         return self._version
 
@@ -153,7 +166,9 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         closes_late: bool,
     ) -> Reply[Any]:
         reply: Reply[Any] = Reply(on_abandon=lambda: self._abandon(request_id))
-        self._pending[request_id] = _Pending(reply, expected, parse, at_eof, closes_late)
+        self._pending[request_id] = _Pending(
+            reply, expected, parse, at_eof, closes_late, self._clock()
+        )
         self.requests_sent += 1
         return reply
 
@@ -194,6 +209,7 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
             self._log_stderr(data)
             return
         self.bytes_received += len(data)
+        self._received_at = self._clock()
         if self._lost is not None:
             return
         try:
@@ -240,15 +256,22 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         pending = self._pending.pop(request_id, None)
         if pending is None:
             raise ProtocolError(f"reply to request {request_id}, which is not out")
+        self._note_delay(pending.sent_at)
         try:
             self._resolve(pending, kind, wire.Reader(body, 5))
         except ProtocolError as error:
             pending.reply.set_error(error)
             raise
 
+    def _note_delay(self, sent_at: float) -> None:
+        delay = self._received_at - sent_at
+        if delay < self.round_trip:
+            self.round_trip = delay
+
     def _handle_version(self, body: memoryview) -> None:
         if self._version.done:
             raise ProtocolError("a second VERSION")
+        self._note_delay(self._greeted_at)
         reader = wire.Reader(body, 1)
         version = reader.u32()
         if version != wire.VERSION:

@@ -2,7 +2,8 @@
 the keywords that asyncssh leaves to us.
 
 `-o` options are written to an anonymous file that is parsed first, since in ssh_config(5) the first
-value wins. It stays open for the life of the process: asyncssh reads it again for every hop.
+value wins. It stays open for the life of the process: asyncssh reads it again for every hop. All
+of this is done for the first connection only; what it gave is kept (`remote/route.py`).
 """
 
 from __future__ import annotations
@@ -100,6 +101,11 @@ class HostConfig:
         return self._parsed.get("ServerAliveInterval") is not None
 
     @property
+    def keepalive(self) -> tuple[int, int]:
+        """ServerAliveInterval and ServerAliveCountMax."""
+        return self._number("ServerAliveInterval", 0), self._number("ServerAliveCountMax", 3)
+
+    @property
     def has_connect_timeout(self) -> bool:
         return self._parsed.get("ConnectTimeout") is not None
 
@@ -130,6 +136,10 @@ class HostConfig:
     @property
     def identity_files(self) -> list[str] | None:
         return self._list("IdentityFile")
+
+    @property
+    def certificate_files(self) -> list[str] | None:
+        return self._list("CertificateFile")
 
     @property
     def user_known_hosts(self) -> list[Path]:

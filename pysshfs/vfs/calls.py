@@ -19,8 +19,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, Any, Final
+
+import trio
 
 from pysshfs.errors import (
     ConnectionLostError,
@@ -174,7 +177,6 @@ class Calls:
         self.orphans = Orphans()
         self._refused: ConnectionLostError | None = None
         self._ended = False
-        self._losses = 0
         # A call came while there is no session (`ServerConnection.wanted`).
         self.on_demand: Callable[[], None] = lambda: None
         # A file was opened again (`Tree.reopened`); whether it still is the same file.
@@ -218,7 +220,13 @@ class Calls:
         return call
 
     def start_change(self, call: Change) -> Reply[Any]:
-        """As `start`, unless the same thread made the same call before and was interrupted."""
+        """As `start`, unless the same thread made the same call before and was interrupted.
+
+        A task that has been cancelled, and does not know yet, sends nothing any more: its next
+        await ends it.
+        """
+        if trio.current_effective_deadline() == -math.inf:
+            return call
         asking = call.caller
         if asking is None or not self.orphans:
             return self.start(call)
@@ -299,7 +307,9 @@ class Calls:
     def abandoned(self, call: Call) -> None:
         """Whoever made the call was interrupted."""
         call.is_abandoned = True
-        if not call.sent:
+        if call.serial not in self._calls:
+            call.set_error(ConnectionLostError("withdrawn"))
+        elif not call.sent:
             self._fail(call, ConnectionLostError("withdrawn"))
         elif call.method not in NOT_TWICE:
             if call.inner is not None:
@@ -335,7 +345,6 @@ class Calls:
     def lost(self, error: ConnectionLostError) -> None:
         """The session is gone (see `Recovering`)."""
         self._remote = None
-        self._losses += 1
         for handle in self._files:
             handle.remote = None
         for call in list(self._calls.values()):
@@ -354,11 +363,15 @@ class Calls:
 
     async def resume(self, remote: RemoteFS) -> None:
         """Go on with this session (see `Recovering`)."""
-        losses = self._losses
-        await self._settle(remote)
-        await reopen.reopen_all(list(self._files), remote, self.on_reopened)
-        if losses != self._losses or self._ended:
-            raise ConnectionLostError("lost again")
+        try:
+            await self._settle(remote)
+            await reopen.reopen_all(list(self._files), remote, self.on_reopened)
+        except BaseException:
+            for handle in self._files:
+                handle.remote = None  # what was opened goes with this session
+            raise
+        if self._ended:
+            raise ConnectionLostError("unmounting")
         # From here on nothing suspends: what is sent next keeps its order.
         self._refused = None
         self._remote = remote

@@ -399,9 +399,9 @@ class Namespace:
             await making_room
             await replacing
         except BaseException:
-            # Sent even when we are being cancelled; refused when there is a file again.
+            # Refused when there is a file again.
             back = Moving(aside, move.new, move.target, None, target_absent=False)
-            server.rename(aside, move.new, back)
+            server.rename_back(aside, move.new, back)
             raise
         # The rename is done; that the old file goes, too, is nobody's error but its own.
         server.remove(aside).add_callback(_log_removal)

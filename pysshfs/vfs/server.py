@@ -238,6 +238,12 @@ class Server(Calls):
             "rename", lambda remote: remote.rename(old, new), (old, new), doubt=doubt, late=late
         )
 
+    def rename_back(self, old: bytes, new: bytes, doubt: Moving) -> Reply[None]:
+        """Plain RENAME, sent even by who is being cancelled: it undoes a step of its own."""
+        return self.start(
+            Change(self, "rename", lambda remote: remote.rename(old, new), (old, new), doubt=doubt)
+        )
+
     def posix_rename(
         self, old: bytes, new: bytes, doubt: Moving, late: Callable[[], None] | None = None
     ) -> Reply[None]:

@@ -348,6 +348,7 @@ def _make(path: str) -> None:
     for each in reversed(missing):
         with contextlib.suppress(FileExistsError):  # another mount was quicker
             os.mkdir(each, 0o700)
+            os.chmod(each, 0o700)  # whatever the umask took away
 
 
 def _held(directory: int) -> int:

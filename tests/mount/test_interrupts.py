@@ -4,87 +4,65 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.mount.places import Place, read_a_line, status, wait_until
+from tests.mount.blocked import (
+    OPTIONS,
+    PROMPTLY,
+    REPORT,
+    STEPS,
+    Step,
+    assert_it_serves,
+    fill,
+    fill_with_many,
+    let_go,
+    start,
+)
+from tests.mount.places import (
+    Place,
+    ServerUnderTest,
+    SharedMount,
+    own_mount,
+    read_a_line,
+    status,
+    wait_until,
+)
 from tests.support import procs
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Iterator
 
-#: Seconds after which a program has to be gone that was told to stop.
-_PROMPTLY = 1.0
+    from tests.support.sshd import Sshd
 
-
-class Step(NamedTuple):
-    """What a program does before the server falls silent and after, and what it then waits for."""
-
-    before: str
-    after: str
-    operation: str
+#: Seconds for the daemon to notice that it is an exiting program that closes its files.
+_EXIT_MARGIN = 0.5
 
 
-STEPS = {
-    "open": Step("os.stat('file')", "os.open('file', os.O_RDONLY)", "open"),
-    "create": Step("", "os.open('made', os.O_CREAT | os.O_WRONLY)", "lookup"),
-    "stat": Step("", "os.stat('file')", "lookup"),
-    "fstat": Step("fd = os.open('file', os.O_RDWR)", "os.write(fd, b'x'); os.fstat(fd)", "getattr"),
-    "read": Step("fd = os.open('large', os.O_RDONLY)", "os.pread(fd, 4096, 9 << 20)", "read"),
-    "write": Step(
-        "fd = os.open('new', os.O_CREAT | os.O_WRONLY)",
-        "while True: os.write(fd, bytes(1 << 20))",
-        "write",
-    ),
-    "close": Step(
-        "fd = os.open('new', os.O_CREAT | os.O_WRONLY)", "os.write(fd, b'x'); os.close(fd)", "flush"
-    ),
-    "fsync": Step(
-        "fd = os.open('new', os.O_CREAT | os.O_WRONLY)", "os.write(fd, b'x'); os.fsync(fd)", "fsync"
-    ),
-    "mkdir": Step("os.path.exists('made')", "os.mkdir('made')", "mkdir"),
-    "readdir": Step("os.stat('directory')", "os.listdir('directory')", "opendir"),
-    "unlink": Step("os.stat('file')", "os.unlink('file')", "unlink"),
-    "rename": Step("os.stat('file'); os.stat('other')", "os.rename('file', 'other')", "rename"),
-    "chmod": Step("os.stat('file')", "os.chmod('file', 0o600)", "setattr"),
-    "statfs": Step("", "os.statvfs('.')", "statfs"),
-}
+@pytest.fixture(scope="module")
+def shared_mount(openssh: Sshd) -> Iterator[SharedMount]:
+    """A mount where changes have a short grace."""
+    server = ServerUnderTest("openssh", openssh)
+    try:
+        shared = SharedMount(server, *OPTIONS)
+        try:
+            yield shared
+            shared.retire()
+        except BaseException as error:
+            shared.break_down(error)
+            raise
+    finally:
+        server.close()
 
 
-def fill(place: Place) -> None:
-    (place.server / "directory").mkdir()
-    (place.server / "file").write_text("content")
-    (place.server / "other").write_text("other")
-    (place.server / "large").write_bytes(bytes(10 << 20))
-
-
-def start(place: Place, step: Step, handling: str = "") -> subprocess.Popen[bytes]:
-    """A program that has done what comes before and waits for a line to do the rest."""
-    default = "signal.signal(signal.SIGINT, signal.SIG_DFL)"
-    code = (
-        f"import os, signal, sys\n{handling or default}\n{step.before}\n"
-        f"print('ready', flush=True); sys.stdin.readline()\n"
-    )
-    code += step.after if not handling else f"act(lambda: {step.after})"
-    program = place.start([sys.executable, "-I", "-c", code])
-    assert read_a_line(program) == b"ready\n"
-    return program
-
-
-def let_go(program: subprocess.Popen[bytes]) -> None:
-    assert program.stdin is not None
-    program.stdin.write(b"\n")
-    program.stdin.flush()
-
-
-def assert_it_serves(place: Place) -> None:
-    """After all that: names, content, and everything given back."""
-    place.sh("cat large > copy; cmp large copy; ls -l directory > /dev/null")
-    place.close()
+def prepare(place: Place, name: str) -> Step:
+    fill(place)
+    if name == "readdir":
+        fill_with_many(place)
+    return STEPS[name]
 
 
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
@@ -92,17 +70,39 @@ def assert_it_serves(place: Place) -> None:
 def test_a_program_that_waits_for_a_silent_server_can_be_stopped(
     place: Place, name: str, which: signal.Signals
 ) -> None:
-    fill(place)
-    program = start(place, STEPS[name])
+    """No call has a grace then; what the program wrote has, when it exits."""
+    step = prepare(place, name)
+    program = start(place, step)
     seen = status(place.mount)["interrupts_seen"]
     with place.silent_server():
         let_go(program)
-        place.wait_blocked(program.pid, STEPS[name].operation)
+        place.wait_blocked(program.pid, step.operation)
+        sent = time.monotonic()
         os.kill(program.pid, which)
-        assert procs.wait_gone(program, _PROMPTLY), f"still there: {place.requests()}"
+        limit = step.limit + _EXIT_MARGIN * step.changes
+        assert procs.wait_gone(program, limit), f"still there: {place.requests()}"
+        print(f"{name}: gone after {(time.monotonic() - sent) * 1000:.1f} ms")
         assert program.returncode == -which
-        if name != "read":  # where the kernel waits for the page, not for the request
-            assert status(place.mount)["interrupts_seen"] > seen
+        assert status(place.mount)["interrupts_seen"] > seen
+    assert_it_serves(place)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_program_with_a_handler_gets_its_exception_and_goes_on(place: Place, name: str) -> None:
+    step = prepare(place, name)
+    program = start(place, step, REPORT)
+    before = status(place.mount)
+    with place.silent_server():
+        let_go(program)
+        place.wait_blocked(program.pid, step.operation)
+        sent = time.monotonic()
+        os.kill(program.pid, signal.SIGINT)
+        assert read_a_line(program, step.limit) == b"KeyboardInterrupt\n"
+        print(f"{name}: freed after {(time.monotonic() - sent) * 1000:.1f} ms")
+        after = status(place.mount)
+    for counter in ("interrupts_seen", "interrupts_honoured", "interrupted_in_flight"):
+        assert after[counter] > before[counter]
+    assert program.communicate(b"\n", timeout=10) == (b"untouched\n", b"")
     assert_it_serves(place)
 
 
@@ -114,40 +114,14 @@ def test_the_other_signals_that_stop_programs_do_so(place: Place, which: signal.
         let_go(program)
         place.wait_blocked(program.pid, "open")
         os.kill(program.pid, which)
-        assert procs.wait_gone(program, _PROMPTLY)
-    assert_it_serves(place)
-
-
-_REPORTING = """
-def act(what):
-    try:
-        what()
-    except KeyboardInterrupt:
-        print('KeyboardInterrupt', flush=True)
-        sys.stdin.readline()
-        print(open('file').read(), flush=True)
-"""
-
-
-@pytest.mark.parametrize("name", ["open", "stat", "mkdir", "readdir", "unlink", "statfs"])
-def test_a_program_with_a_handler_gets_its_exception_and_goes_on(place: Place, name: str) -> None:
-    fill(place)
-    program = start(place, STEPS[name], _REPORTING)
-    with place.silent_server():
-        let_go(program)
-        place.wait_blocked(program.pid, STEPS[name].operation)
-        os.kill(program.pid, signal.SIGINT)
-        assert read_a_line(program, _PROMPTLY) == b"KeyboardInterrupt\n"
-    out, err = program.communicate(b"\n", timeout=10)
-    if name != "unlink":  # which was on its way, and may have happened
-        assert (out, err) == (b"content\n", b"")
+        assert procs.wait_gone(program, PROMPTLY)
     assert_it_serves(place)
 
 
 def test_a_signal_of_no_consequence_does_not_hide_a_later_one(place: Place) -> None:
     """The kernel announces the first signal only; SIGWINCH is not worth giving a call up for."""
     fill(place)
-    handling = "signal.signal(signal.SIGWINCH, lambda *_: None)\n" + _REPORTING
+    handling = "signal.signal(signal.SIGWINCH, lambda *_: None)\n" + REPORT
     program = start(place, STEPS["open"], handling)
     seen = status(place.mount)["interrupts_seen"]
     with place.silent_server():
@@ -157,78 +131,140 @@ def test_a_signal_of_no_consequence_does_not_hide_a_later_one(place: Place) -> N
         wait_until("the signal is seen", lambda: status(place.mount)["interrupts_seen"] > seen, 5)
         place.wait_blocked(program.pid, "open")
         os.kill(program.pid, signal.SIGINT)
-        assert read_a_line(program, _PROMPTLY) == b"KeyboardInterrupt\n"
+        assert read_a_line(program, PROMPTLY) == b"KeyboardInterrupt\n"
     program.communicate(b"\n", timeout=10)
     assert_it_serves(place)
 
 
-def test_a_killed_writer_loses_nothing_that_was_taken(place: Place) -> None:
-    """What write(2) had accepted arrives, once the server answers again."""
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGALRM], ids=["SIGINT", "SIGALRM"])
+def test_a_mapped_page_is_waited_for(place: Place, which: signal.Signals) -> None:
+    """The handler runs and the page is asked for again; a page that fails would be SIGBUS."""
     fill(place)
-    after = "os.write(fd, b'accepted'); os.stat('directory')"
-    program = start(place, Step("fd = os.open('new', os.O_CREAT | os.O_WRONLY)", after, "lookup"))
+    (place.server / "large").write_bytes(b"a" * (10 << 20))
+    handling = f"""
+import time
+arrived = []
+signal.signal({int(which)}, lambda *_: arrived.append(1))
+after()
+while not arrived:
+    time.sleep(0.01)
+print(mapped[9 << 20: (9 << 20) + 3], flush=True)
+"""
+    before = "mapped = mmap.mmap(os.open('large', os.O_RDONLY), 0, prot=mmap.PROT_READ)"
+    program = start(place, Step(before, "mapped[9 << 20]", "read"), handling)
+    seen = status(place.mount)["interrupts_seen"]
     with place.silent_server():
         let_go(program)
-        place.wait_blocked(program.pid, "lookup")
-        os.kill(program.pid, signal.SIGKILL)
-        assert procs.wait_gone(program, _PROMPTLY)
-    assert place.sh("cat new") == "accepted"
-    assert (place.server / "new").read_text() == "accepted"
+        place.wait_blocked(program.pid, "read")
+        os.kill(program.pid, which)
+        wait_until("it is seen", lambda: status(place.mount)["interrupts_seen"] > seen, 5)
+        os.kill(program.pid, which)
+        place.wait_blocked(program.pid, "read")
+    assert program.communicate(timeout=10) == (b"b'aaa'\n", b"")
+    assert program.returncode == 0
     assert_it_serves(place)
 
 
-@pytest.fixture(scope="module")
-def signals_program(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """signals.c, compiled."""
-    program = tmp_path_factory.mktemp("signals") / "signals"
-    source = Path(__file__).with_name("signals.c")
-    argv = ["gcc", "-Wall", "-Werror", "-o", str(program), str(source)]
-    procs.run_limited(argv, timeout=60)
-    return str(program)
+def test_a_program_that_the_daemon_has_not_heard_of_can_be_killed(place: Place) -> None:
+    """The kernel takes a request back that nobody has read."""
+    fill(place)
+    program = start(place, STEPS["lookup"])
+    wait_until("nothing else waits", lambda: place.mount.waiting() == 0, 5)
+    os.kill(place.mount.pid, signal.SIGSTOP)
+    try:
+        let_go(program)
+        wait_until("the request waits", lambda: place.mount.waiting() == 1, 5)
+        os.kill(program.pid, signal.SIGKILL)
+        assert procs.wait_gone(program, PROMPTLY)
+        assert place.mount.waiting() == 0
+    finally:
+        os.kill(place.mount.pid, signal.SIGCONT)
+    assert_it_serves(place)
+
+
+# --- those behind one that waits ----------------------------------------------------------------
+
+
+def wait_for_lock(program: subprocess.Popen[bytes]) -> None:
+    """Wait until a program sleeps in the kernel, beyond the reach of signals."""
+
+    def sleeps() -> bool:
+        with open(f"/proc/{program.pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] == "D"
+
+    wait_until(f"process {program.pid} waits for a lock", sleeps, 10)
 
 
 @pytest.mark.parametrize(
-    "which", [signal.SIGALRM, signal.SIGCHLD, signal.SIGWINCH, signal.SIGUSR1], ids=str
+    ("before", "after", "operation"),
+    [
+        ("os.path.exists('{n}')", "os.open('{n}', os.O_CREAT | os.O_WRONLY)", "create"),
+        ("os.path.exists('{n}')", "os.mkdir('{n}')", "mkdir"),
+        (
+            "fd = os.open('file', os.O_WRONLY)",
+            "while True: os.pwrite(fd, bytes(1 << 20), 1 << 24)",
+            "write",
+        ),
+        ("fd = os.open('file', os.O_WRONLY)", "os.write(fd, b'x'); os.fsync(fd)", "fsync"),
+    ],
+    ids=["create", "mkdir", "write", "fsync"],
 )
-def test_signals_with_handlers_make_no_call_fail(
-    place: Place, signals_program: str, which: signal.Signals
+def test_those_who_wait_for_the_kernels_lock_follow(
+    place: Place, before: str, after: str, operation: str
 ) -> None:
-    """In C, where nobody repeats a call that failed with EINTR."""
-    seen = status(place.mount)["interrupts_seen"]
-    argv = [signals_program, "busy", str(int(which)), "150"]
-    lines = place.run(argv, timeout=60).stdout.splitlines()
-    assert lines[-1].split()[0] == "done" and int(lines[-1].split()[1]) > 50
-    assert lines[:-1] == []
-    assert status(place.mount)["interrupts_seen"] > seen + 20
-
-
-def test_a_crowd_in_one_directory_can_be_stopped(place: Place, signals_program: str) -> None:
+    """They sleep until the first one, which has the lock, is free. None has a grace of its own."""
     fill(place)
-    size = 400
-    seen = status(place.mount)["interrupts_seen"]
-    crowd = place.start([signals_program, "crowd", str(size)])
-    assert read_a_line(crowd) == b"ready\n"
+    programs = [
+        start(place, Step(before.format(n=n), after.format(n=n), operation), REPORT)
+        for n in ("n1", "n2", "n3", "n4")
+    ]
     with place.silent_server():
-        let_go(crowd)
-        assert read_a_line(crowd) == b"started\n"
-        wait_until("all are blocked", lambda: len(place.requests()) == size, 20)
-        os.killpg(crowd.pid, signal.SIGINT)
-        began = time.monotonic()
-        assert read_a_line(crowd, 10) == b"%d\n" % size
-        assert time.monotonic() - began < 2 * _PROMPTLY
-        assert status(place.mount)["interrupts_seen"] >= seen + size
-        assert place.requests() == []
-    crowd.communicate(timeout=10)
+        for program in programs:
+            let_go(program)
+        wait_until("one has the lock", lambda: len(place.requests()) == 1, 10)
+        holder = place.requests()[0]
+        assert holder["operation"] == operation
+        for program in programs:
+            if program.pid != holder["pid"]:
+                wait_for_lock(program)
+        for program in programs:
+            os.kill(program.pid, signal.SIGINT)
+        first = next(program for program in programs if program.pid == holder["pid"])
+        assert read_a_line(first, STEPS["create"].limit) == b"KeyboardInterrupt\n"
+        freed = time.monotonic()
+        for program in programs:
+            if program is not first:
+                assert read_a_line(program, PROMPTLY) == b"KeyboardInterrupt\n"
+        print(f"{operation}: the others after {(time.monotonic() - freed) * 1000:.1f} ms")
+        assert time.monotonic() - freed < PROMPTLY
+    for program in programs:
+        assert program.communicate(b"\n", timeout=10) == (b"untouched\n", b"")
     assert_it_serves(place)
 
 
-def test_killing_programs_does_not_stop_the_daemon(place: Place, signals_program: str) -> None:
-    """A killed program takes its requests with it, also from under the hands of who reads them."""
-    for number in range(80):
-        storm = place.start([signals_program, "storm", "12"])
-        assert read_a_line(storm) == b"started\n"
-        time.sleep(number % 10 / 1000)  # so as to hit all of their moments
-        os.killpg(storm.pid, signal.SIGKILL)
-        storm.communicate(timeout=10)
-        assert status(place.mount)["state"] == "up"
-    assert place.requests() == []
+# --- other users --------------------------------------------------------------------------------
+
+
+def test_others_are_not_kept_waiting_for_ever(openssh: Sshd) -> None:
+    """The owner of the mount is, unless he wants it otherwise."""
+    with own_mount(openssh, "allow_other", "others_timeout=1") as place:
+        fill(place)
+        ask = 'echo ready; read line; exec "$@"'
+        others = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        command = ["sh", "-c", ask, "sh", "env", "LC_ALL=C"]
+        place.mount.mountpoint.parent.chmod(0o711)
+        theirs = place.start([*command, *others, "stat", "file"])
+        ours = place.start([*command, "stat", "other"])
+        for program in (theirs, ours):
+            assert read_a_line(program) == b"ready\n"
+        with place.silent_server():
+            for program in (theirs, ours):
+                let_go(program)
+            began = time.monotonic()
+            _, err = theirs.communicate(timeout=5)
+            assert 0.9 < time.monotonic() - began < 2
+            assert err.endswith(b"Connection timed out\n")
+            place.wait_blocked(ours.pid, "lookup")
+        out, _ = ours.communicate(timeout=10)
+        assert b"File: other" in out
+        place.sh("cat file")

@@ -199,10 +199,10 @@ def test_a_connection_gone_silent_is_noticed(
 
 
 def test_a_silent_connection_is_probed_unless_told_otherwise() -> None:
-    from pysshfs.remote import connection
+    from pysshfs.remote import route
 
     # The defaults notice within a minute, not within a coffee break.
-    assert 0 < connection._KEEPALIVE_SECONDS * (connection._KEEPALIVE_MISSED + 1) <= 60
+    assert 0 < route._KEEPALIVE_SECONDS * (route._KEEPALIVE_MISSED + 1) <= 60
 
 
 def test_a_killed_daemon_in_the_background(

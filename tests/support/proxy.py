@@ -6,6 +6,8 @@ bandwidth is not limited: chunks overtake nothing and wait for nothing but their
 connection is opened to the target one round trip after it was accepted, as the handshake over
 such a link would take.  Everything runs in one event loop; nothing is shared between threads.
 
+SIGUSR1 resets all connections; stopped, it is a link that has gone silent.
+
 It does not emulate loss, jitter, congestion or a peer's receive window.
 """
 
@@ -16,10 +18,13 @@ import asyncio
 import contextlib
 import os
 import selectors
+import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
+import weakref
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, cast
@@ -164,6 +169,7 @@ class Pair:
         self._target, self._rtt = target, rtt
         self._loop = asyncio.get_running_loop()
         self._opening: asyncio.Task[None] | None = None
+        _pairs.add(self)
         there, back = Lane(self, rtt / 2), Lane(self, rtt / 2)
         self._there, self._back = there, back
         self.client = End(self, there, back)
@@ -200,11 +206,29 @@ class Pair:
                 end.transport.close()
 
 
+    def reset(self) -> None:
+        """End both sides as a crashed machine would."""
+        for end in (self.client, self._server):
+            if end.transport is not None and not end.lost:
+                sock = end.transport.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                end.transport.abort()
+
+
+_pairs: weakref.WeakSet[Pair] = weakref.WeakSet()
+
+
+def _reset_all() -> None:
+    for pair in list(_pairs):
+        pair.reset()
+
+
 async def serve(listen: int, target: tuple[str, int], rtt: float) -> None:
     """Listen on loopback, print the port as one line, and run until standard input ends."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Pair(target, rtt).client, "127.0.0.1", listen)
     print(server.sockets[0].getsockname()[1], flush=True)
+    loop.add_signal_handler(signal.SIGUSR1, _reset_all)
     parent_gone = asyncio.Event()
     if stat.S_ISFIFO(os.fstat(0).st_mode):
         # A pipe is held open by whoever started us, as long as that process lives.
@@ -273,6 +297,21 @@ class Proxy:
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 pipe.close()
+
+    def freeze(self) -> None:
+        """Pass nothing on any more. Connections are still accepted, by the kernel."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def reset(self) -> None:
+        """End the connections there are with a reset, on both sides."""
+        self._signal(signal.SIGUSR1)
+
+    def _signal(self, which: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(which)
 
     def __enter__(self) -> Self:
         self.start()

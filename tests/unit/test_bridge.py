@@ -115,6 +115,24 @@ def test_many_calls_run_at_the_same_time() -> None:
 # --- cancellation -------------------------------------------------------------------------------
 
 
+def test_a_call_that_is_cancelled_before_it_begins_leaves_nothing_behind() -> None:
+    began = False
+
+    async def never() -> None:
+        nonlocal began
+        began = True
+
+    async def body(bridge: Bridge) -> None:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await bridge.call(never())
+        assert scope.cancelled_caught
+
+    bridged(body)
+    gc.collect()  # a coroutine that was never awaited would be a warning, and so an error
+    assert not began
+
+
 def test_cancelling_waits_for_the_end_of_the_task() -> None:
     events: list[str] = []
 

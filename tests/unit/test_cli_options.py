@@ -175,6 +175,13 @@ def test_help_shows_defaults() -> None:
     assert default_text(option_named("dcache_stat_timeout")) == "dcache_timeout"
     assert default_text(option_named("dir_cache")) == "yes"
     assert default_text(option_named("direct_io")) == ""
+    assert default_text(option_named("undelivered_quota")) == "1G"
+
+
+def test_help_tells_what_the_words_for_a_silent_server_stand_for() -> None:
+    text = " ".join(help_text().split())
+    assert "hard: same as 0; soft: same as 30 (default: 0)" in text
+    assert "connection is lost (default); no_reconnect: off" in text
 
 
 def test_allowed_text() -> None:
@@ -191,7 +198,7 @@ def test_version_text() -> None:
 def test_exit_codes_are_described_and_keep_their_numbers() -> None:
     assert set(DESCRIPTIONS) == set(ExitCode)
     assert all(text and "\n" not in text for text in DESCRIPTIONS.values())
-    assert [int(code) for code in ExitCode] == [*range(12), 130]
+    assert [int(code) for code in ExitCode] == [*range(13), 130]
 
 
 def test_import_is_light() -> None:

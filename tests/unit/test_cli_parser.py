@@ -229,6 +229,102 @@ class TestOurValues:
         assert message in option_refusal(option)
 
 
+class TestWhenTheServerDoesNotAnswer:
+    """The options that say what a lost or silent connection means to programs."""
+
+    def test_what_holds_without_any(self) -> None:
+        settings = mount().settings
+        assert (settings.timeout, settings.others_timeout, settings.interrupt_grace) == (0, 60, 2)
+        assert settings.reconnect
+        assert not settings.strict_ambiguity and not settings.fsync_on_close
+        assert settings.undelivered_quota == 1 << 30
+
+    @pytest.mark.parametrize(
+        ("options", "timeout"),
+        [
+            ("hard", 0.0),
+            ("soft", 30.0),
+            ("timeout=0", 0.0),
+            ("timeout=2.5", 2.5),
+            ("timeout=30", 30.0),
+            ("soft,timeout=7", 7.0),
+            ("timeout=7,soft", 7.0),
+            ("soft,timeout=7,soft", 7.0),
+            ("hard,timeout=0", 0.0),
+            ("timeout=0,hard", 0.0),
+            ("timeout=7,timeout=0,hard", 0.0),  # the last of one option's values is its value
+            ("timeout=7,timeout=9", 9.0),
+            ("soft,soft", 30.0),
+        ],
+    )
+    def test_hard_soft_and_timeout_come_to_one_time(self, options: str, timeout: float) -> None:
+        found = mount(options).settings.timeout
+        assert found == timeout and isinstance(found, float)
+        assert mount(*options.split(",")).settings.timeout == timeout
+
+    @pytest.mark.parametrize(
+        ("options", "first", "second"),
+        [
+            ("hard,soft", "hard", "soft"),
+            ("soft,hard", "hard", "soft"),
+            ("hard,timeout=5", "hard", "timeout=5"),
+            ("timeout=0.5,hard", "hard", "timeout=0.5"),
+            ("hard,timeout=30", "hard", "timeout=30"),
+            ("hard,timeout=0,soft", "hard", "soft"),
+            ("soft,timeout=0", "soft", "timeout=0"),
+        ],
+    )
+    def test_contradictions_are_refused(self, options: str, first: str, second: str) -> None:
+        expected = f"options '{first}' and '{second}' contradict each other"
+        assert option_refusal(options) == expected
+        assert refusal("h:", "/m", *(f"-o{word}" for word in options.split(","))) == expected
+
+    def test_times_flags_and_quota(self) -> None:
+        settings = mount(
+            "interrupt_grace=.5,others_timeout=0,strict_ambiguity,fsync_on_close,"
+            "undelivered_quota=64M"
+        ).settings
+        assert (settings.interrupt_grace, settings.others_timeout) == (0.5, 0.0)
+        assert settings.strict_ambiguity and settings.fsync_on_close
+        assert settings.undelivered_quota == 64 << 20
+        assert mount("undelivered_quota=0").settings.undelivered_quota == 0
+
+    def test_reconnect_and_its_opposite(self) -> None:
+        assert mount("reconnect").settings.reconnect
+        assert not mount("no_reconnect").settings.reconnect
+        assert mount("no_reconnect,reconnect").settings.reconnect
+        assert not mount("reconnect,no_reconnect").settings.reconnect
+
+    @pytest.mark.parametrize(
+        ("option", "message"),
+        [
+            *(
+                (f"{name}={value}", f"option '{name}': '{value}' is not a number of seconds")
+                for name in ("timeout", "others_timeout", "interrupt_grace")
+                for value in ("-1", "soon", "1000000001", "9" * 400, "5s", "inf")
+            ),
+            *(
+                (f"undelivered_quota={value}", f"'{value}' is not a number of bytes from 0 to 1")
+                for value in ("-1", "much", "1025G", "9" * 400, "1T", "1.5G")
+            ),
+            ("timeout", "option 'timeout' needs a value: a number of seconds"),
+            ("others_timeout=", "option 'others_timeout' needs a value"),
+            ("undelivered_quota", "option 'undelivered_quota' needs a value"),
+            *(
+                (f"{name}=1", f"option '{name}' takes no value, but was given '1'")
+                for name in (
+                    *("hard", "soft", "reconnect", "no_reconnect"),
+                    *("strict_ambiguity", "fsync_on_close"),
+                )
+            ),
+            ("sofft", "did you mean 'soft'?"),
+            ("noreconnect", "did you mean 'no_reconnect'?"),
+        ],
+    )
+    def test_refused_values(self, option: str, message: str) -> None:
+        assert message in option_refusal(option)
+
+
 class TestSshValues:
     @pytest.mark.parametrize(
         ("option", "pair"),

@@ -270,3 +270,32 @@ def test_the_systems_file_is_read_and_not_written(case: Case) -> None:
     assert len(case.policy().trusted(HOST, "", None)[0]) == 1
     case.policy("StrictHostKeyChecking=no").accept("near.example", 22, OTHER)
     assert "near.example" not in case.system.read_text()
+
+
+# --- after the first connection -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strict", ["yes", "ask", "accept-new", "no"])
+def test_a_reconnect_accepts_no_unknown_key(case: Case, strict: str) -> None:
+    policy = case.policy(f"StrictHostKeyChecking={strict}", answer=True)
+    policy.settle()
+    assert not policy.accept(HOST, 22, KEY)
+    assert policy.refusal is not None and KEY.get_fingerprint() in policy.refusal
+    assert not case.file.exists() and not case.answers.asked
+
+
+def test_a_key_that_was_accepted_is_known_from_then_on(case: Case) -> None:
+    policy = case.policy("StrictHostKeyChecking=accept-new", "HashKnownHosts=yes")
+    assert policy.accept(HOST, 2222, KEY)
+    policy.settle()
+    case.file.unlink()  # from memory
+    assert policy.trusted(HOST, "", 2222)[0] == [KEY]
+    assert policy.algorithms(HOST, 2222)[0] == "ssh-ed25519"
+    assert policy.accept(HOST, 2222, KEY)
+    assert not policy.accept(HOST, 2222, OTHER)
+    assert policy.refusal is not None and "CHANGED" in policy.refusal
+
+
+def test_a_second_key_is_a_changed_one_although_the_first_was_just_accepted(case: Case) -> None:
+    policy = case.policy("StrictHostKeyChecking=accept-new")
+    assert policy.accept(HOST, 22, KEY) and not policy.accept(HOST, 22, OTHER)

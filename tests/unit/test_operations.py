@@ -47,7 +47,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 
 def adapter(mount: Mount) -> Any:
-    return operations.Operations(mount.fs, requests.Requests())
+    return operations.Operations(mount.fs, requests.Requests(requests.Policy()))
 
 
 def tree() -> MemoryTree:

@@ -176,3 +176,29 @@ def test_what_nobody_reads_is_held_up_to_a_limit_and_then_delivered(
             assert QUEUE_LIMIT <= sent < QUEUE_LIMIT + 32 * len(block)
             client.shutdown(socket.SHUT_WR)
             assert len(receive(target)) == sent
+
+
+def test_a_reset_reaches_both_ends(listener: socket.socket) -> None:
+    with Proxy(port_of(listener), 0) as proxy:
+        client, target = joined(listener, proxy)
+        with client, target:
+            client.sendall(b"before")
+            assert target.recv(6) == b"before"
+            proxy.reset()
+            for end in (client, target):
+                with pytest.raises(ConnectionResetError):
+                    end.recv(1)
+
+
+def test_a_frozen_link_passes_nothing_until_it_thaws(listener: socket.socket) -> None:
+    with Proxy(port_of(listener), 0) as proxy:
+        client, target = joined(listener, proxy)
+        with client, target:
+            proxy.freeze()
+            client.sendall(b"late")
+            target.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                target.recv(4)
+            proxy.thaw()
+            target.settimeout(LIMIT)
+            assert target.recv(4) == b"late"

@@ -113,3 +113,17 @@ def test_callbacks_run_once_in_order_and_at_once_when_it_is_there() -> None:
     reply.add_callback(lambda reply: seen.append(f"c{reply.result()}"))
     assert seen == ["a1", "b1", "c1"]
     assert Reply.of(4).result() == 4
+
+
+async def test_an_answer_that_comes_while_its_owner_is_cancelled_is_an_abandoned_one() -> None:
+    """A handle in it would be nobody's: the owner does not get it any more."""
+    abandoned: list[bool] = []
+    reply: Reply[int] = Reply(lambda: abandoned.append(reply.done))
+    async with trio.open_nursery() as nursery:
+        task = start(nursery, take, reply)
+        await settle()
+        task.scope.cancel()
+        reply.set_result(1)
+        await settle()
+        assert task.done
+    assert abandoned == [False]

@@ -1,4 +1,4 @@
-"""The guard around every operation: interrupts, time limits, and exceptions that become errno."""
+"""The guard around every operation: exceptions that become errno, and whose call it is."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import trio
 from pysshfs.errors import ConnectionLostError, FilesystemError
 from pysshfs.fuse import requests
 from pysshfs.fuse.binding import pyfuse3
+from pysshfs.vfs import caller
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -30,12 +31,7 @@ class FakeSession:
 def served(monkeypatch: pytest.MonkeyPatch) -> requests.Requests:
     monkeypatch.setattr(requests, "_session", FakeSession())
     monkeypatch.setattr(requests, "_kernel_request_limit", lambda: 0.0)
-    return requests.Requests()
-
-
-def stopping(monkeypatch: pytest.MonkeyPatch, answer: bool) -> None:
-    """What the calling thread's pending signals say."""
-    monkeypatch.setattr(requests, "thread_wants_to_stop", lambda tid: answer)
+    return requests.Requests(requests.Policy())
 
 
 async def errno_from(call: Callable[[], Awaitable[object]]) -> int:
@@ -90,78 +86,50 @@ async def test_anything_else_is_eio_with_a_traceback(
     assert record.exc_info
 
 
-async def test_an_interrupt_ends_the_call(
-    served: requests.Requests, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stopping(monkeypatch, True)
-
-    async def handler() -> None:
-        served.interrupted(SERIAL)
-        await trio.sleep_forever()
-
-    assert await errno_from(served.guard(handler)) == errno.EINTR
-    assert (served.interrupts_seen, served.interrupts_honoured) == (1, 1)
-
-
-async def test_an_interrupt_read_before_its_request_is_honoured(
-    served: requests.Requests, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stopping(monkeypatch, True)
-    served.interrupted(SERIAL)
-    assert await errno_from(served.guard(trio.sleep_forever)) == errno.EINTR
-
-
-async def test_a_call_that_is_done_all_the_same_keeps_its_result(
-    served: requests.Requests, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stopping(monkeypatch, True)
-
-    async def handler() -> str:
-        served.interrupted(SERIAL)
-        return "done"
-
-    assert await served.guard(handler)() == "done"
-
-
-async def test_a_signal_of_no_consequence_waits_and_a_later_one_does_not(
-    served: requests.Requests, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The kernel sends one INTERRUPT per request: the thread has to be looked at again."""
-    stopping(monkeypatch, False)
-    outcome: list[int] = []
-
-    async def handler() -> None:
-        served.interrupted(SERIAL)
-        await trio.sleep_forever()
-
-    async def call() -> None:
-        outcome.append(await errno_from(served.guard(handler)))
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(served.watch)
-        nursery.start_soon(call)
-        await trio.sleep(5)
-        assert outcome == []
-        stopping(monkeypatch, True)
-        await trio.sleep(0.2)
-        assert outcome == [errno.EINTR]
-        nursery.cancel_scope.cancel()
-
-
-async def test_where_the_kernel_limits_requests_one_call_fails_in_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """fs.fuse.max_request_timeout would end the whole mount."""
-    monkeypatch.setattr(requests, "_session", FakeSession())
-    monkeypatch.setattr(requests, "_kernel_request_limit", lambda: 16.0)
-    began = trio.current_time()
-    assert await errno_from(requests.Requests().guard(trio.sleep_forever)) == errno.ETIMEDOUT
-    assert trio.current_time() - began == pytest.approx(16)
-
-
 async def test_the_end_of_the_daemon_is_no_failure_of_a_call(served: requests.Requests) -> None:
     with trio.CancelScope() as scope:
         scope.cancel()
         await served.guard(trio.sleep_forever)()
     assert scope.cancelled_caught
     assert served.active == []
+
+
+async def test_the_caller_is_known_while_it_is_served(served: requests.Requests) -> None:
+    async def handler() -> caller.Caller | None:
+        return caller.current.get()
+
+    known = await served.guard(handler)()
+    assert known is not None
+    assert (known.tid, known.committed) == (1234, False)
+    assert caller.current.get() is None
+
+
+async def test_each_task_has_the_caller_that_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyfuse3's workers serve many requests side by side and one after the other."""
+    tids = iter([11, 12, 13, 14])
+
+    class Session:
+        def current(self) -> tuple[int, str, int, int, int, int]:
+            tid = next(tids)
+            return (tid, "open", 42, 0, tid, 1000)
+
+    monkeypatch.setattr(requests, "_session", Session())
+    served = requests.Requests(requests.Policy())
+    seen: list[tuple[int, int]] = []
+
+    async def handler() -> None:
+        before = caller.current.get()
+        await trio.sleep(1)
+        after = caller.current.get()
+        assert before is not None and after is not None
+        seen.append((before.tid, after.tid))
+
+    async def worker() -> None:
+        await served.guard(handler)()
+        assert caller.current.get() is None
+        await served.guard(handler)()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(worker)
+        nursery.start_soon(worker)
+    assert sorted(seen) == [(11, 11), (12, 12), (13, 13), (14, 14)]

@@ -417,3 +417,42 @@ def test_the_age_of_the_oldest_request(peer: Peer) -> None:
     assert 0 <= peer.session.oldest_request_age() < 60
     peer.say(status(0, 0))
     assert peer.session.oldest_request_age() == 0
+
+
+# --- how long it takes --------------------------------------------------------------------------
+
+
+async def test_the_round_trip_is_the_shortest_reply() -> None:
+    losses: list[Exception] = []
+    session = SftpSession(losses.append, clock=trio.current_time)
+    peer = Peer()
+    session.connection_made(cast("asyncssh.SSHClientChannel[bytes]", peer))
+    peer.session = session
+    session.handshake()
+    await trio.sleep(0.3)
+    peer.say(version())
+    assert session.round_trip == pytest.approx(0.3)
+    for seconds in (0.5, 0.1, 0.2):
+        reply = peer.remove()
+        await trio.sleep(seconds)
+        peer.say(status(peer.requests()[-1][1], 0))
+        assert reply.done
+    assert session.round_trip == pytest.approx(0.1)
+
+
+async def test_silence_counts_from_the_last_byte_or_the_oldest_request() -> None:
+    peer = Peer()
+    peer.session = SftpSession(peer.losses.append, clock=trio.current_time)
+    peer.session.connection_made(cast("asyncssh.SSHClientChannel[bytes]", peer))
+    await trio.sleep(9)
+    assert peer.session.silence() == 0
+    peer.remove()
+    await trio.sleep(2)
+    peer.remove()
+    assert peer.session.silence() == 2
+    peer.session.data_received(b"\0", None)  # not even a packet
+    assert peer.session.silence() == 0
+    await trio.sleep(3)
+    assert peer.session.silence() == 3
+    peer.session.fail(ConnectionLostError())
+    assert peer.session.silence() == 0

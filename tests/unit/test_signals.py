@@ -1,4 +1,4 @@
-"""Which pending signals mean that a call is to be abandoned; on masks, and on real processes."""
+"""What is pending for a thread, and whether it is exiting; on masks, and on real processes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from pysshfs.fuse.signals import thread_wants_to_stop, wants_to_stop
+from pysshfs.fuse.signals import Pending, is_exiting, is_exiting_in, pending, pending_in
 
 STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
 OTHERS = [signal.SIGALRM, signal.SIGCHLD, signal.SIGWINCH, signal.SIGUSR1, signal.SIGCONT]
-HARMLESS = [signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH, signal.SIGCONT, signal.SIGTSTP]
+HALTS = [signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU]
+HARMLESS = [signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH, signal.SIGCONT]
 
 
 def status(
@@ -36,69 +37,112 @@ def status(
 
 
 def test_nothing_pending() -> None:
-    assert not wants_to_stop(status())
-    assert not wants_to_stop(status(caught=tuple(STOPS)))
+    assert pending_in(status()) is Pending.NONE
+    assert pending_in(status(caught=tuple(STOPS))) is Pending.NONE
 
 
 def test_the_end_of_the_process() -> None:
-    assert wants_to_stop(status(own=(signal.SIGKILL,)))
-    assert wants_to_stop(status(shared=(signal.SIGKILL,)))
+    assert pending_in(status(own=(signal.SIGKILL,))) is Pending.FATAL
+    assert pending_in(status(shared=(signal.SIGKILL,))) is Pending.FATAL
 
 
 @pytest.mark.parametrize("number", STOPS)
 def test_a_handled_signal_that_asks_to_stop(number: signal.Signals) -> None:
-    assert wants_to_stop(status(own=(number,), caught=(number,)))
-    assert wants_to_stop(status(shared=(number,), caught=(number,)))
+    assert pending_in(status(own=(number,), caught=(number,))) is Pending.STOP
+    assert pending_in(status(shared=(number,), caught=(number,))) is Pending.STOP
 
 
-@pytest.mark.parametrize("number", OTHERS)
+@pytest.mark.parametrize("number", [*OTHERS, *HALTS])
 def test_a_handled_signal_of_another_kind(number: signal.Signals) -> None:
-    assert not wants_to_stop(status(own=(number,), caught=(number,)))
-    assert not wants_to_stop(status(shared=(number,), caught=(number,)))
+    assert pending_in(status(own=(number,), caught=(number,))) is Pending.HANDLED
+    assert pending_in(status(shared=(number,), caught=(number,))) is Pending.HANDLED
 
 
-@pytest.mark.parametrize("number", [*STOPS, signal.SIGALRM, signal.SIGPIPE])
+@pytest.mark.parametrize("number", [*STOPS, *HALTS, signal.SIGALRM, signal.SIGPIPE])
 def test_a_blocked_or_ignored_signal(number: signal.Signals) -> None:
-    assert not wants_to_stop(status(shared=(number,), blocked=(number,), caught=(number,)))
-    assert not wants_to_stop(status(shared=(number,), blocked=(number,)))
-    assert not wants_to_stop(status(shared=(number,), ignored=(number,)))
+    for masks in (
+        status(shared=(number,), blocked=(number,), caught=(number,)),
+        status(shared=(number,), blocked=(number,)),
+        status(shared=(number,), ignored=(number,)),
+    ):
+        assert pending_in(masks) is Pending.NONE
 
 
 @pytest.mark.parametrize("number", [*STOPS, signal.SIGALRM, signal.SIGSEGV, signal.SIGUSR1])
 def test_a_signal_without_a_handler_that_ends_the_process(number: signal.Signals) -> None:
-    assert wants_to_stop(status(shared=(number,)))
+    assert pending_in(status(shared=(number,))) is Pending.FATAL
+
+
+@pytest.mark.parametrize("number", HALTS)
+def test_a_signal_without_a_handler_that_halts_the_process(number: signal.Signals) -> None:
+    assert pending_in(status(shared=(number,))) is Pending.HANDLED
 
 
 @pytest.mark.parametrize("number", HARMLESS)
-def test_a_signal_without_a_handler_that_does_not(number: signal.Signals) -> None:
-    assert not wants_to_stop(status(shared=(number,)))
+def test_a_signal_without_a_handler_that_does_nothing(number: signal.Signals) -> None:
+    assert pending_in(status(shared=(number,))) is Pending.NONE
 
 
-def test_one_of_several() -> None:
-    both = (signal.SIGALRM, signal.SIGINT)
-    assert wants_to_stop(status(shared=both, caught=both))
-    assert not wants_to_stop(status(shared=both, caught=both, blocked=(signal.SIGINT,)))
+def test_the_weightiest_of_several() -> None:
+    three = (signal.SIGALRM, signal.SIGINT, signal.SIGUSR1)
+    alarm_and_stop = three[:2]
+    assert pending_in(status(shared=three, caught=alarm_and_stop)) is Pending.FATAL
+    assert pending_in(status(shared=three, caught=three)) is Pending.STOP
+    masks = status(shared=three, caught=three, blocked=(signal.SIGINT,))
+    assert pending_in(masks) is Pending.HANDLED
 
 
 def test_a_status_without_the_fields() -> None:
-    assert not wants_to_stop(b"")
-    assert not wants_to_stop(b"Name:\tSigPnd:\nState:\tR\n")
+    assert pending_in(b"") is Pending.NONE
+    assert pending_in(b"Name:\tSigPnd:\nState:\tR\n") is Pending.NONE
 
 
 def test_a_thread_that_is_gone() -> None:
     process = subprocess.Popen(["true"])
     process.wait(10)
-    assert thread_wants_to_stop(process.pid)
+    assert pending(process.pid) is Pending.FATAL
+    assert is_exiting(process.pid)
+
+
+def test_a_thread_of_another_process_namespace() -> None:
+    """The kernel calls it 0: it is there, and not to be looked at."""
+    assert pending(0) is Pending.UNKNOWN
+    assert not is_exiting(0)
 
 
 def test_this_very_thread() -> None:
-    assert not thread_wants_to_stop(os.getpid())
+    assert pending(os.getpid()) is Pending.NONE
+    assert not is_exiting(os.getpid())
+
+
+@pytest.mark.parametrize("name", ["sh", "a b", "x) S 1 (y", ") 4 4 4 4 4 4 4"])
+def test_the_flags_are_found_behind_any_name(name: str) -> None:
+    stat = f"1234 ({name}) D 1 1234 1234 0 -1 %d 120 0 0 0 0 0 0 0 20 0 1 0 5 6 7\n"
+    assert is_exiting_in((stat % 0x40400C).encode())
+    assert not is_exiting_in((stat % 0x400008).encode())
+
+
+def test_a_stat_that_is_cut_short() -> None:
+    assert not is_exiting_in(b"")
+    assert not is_exiting_in(b"1234 (sh) D 1 1234")
+
+
+def test_a_zombie_is_exiting() -> None:
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert is_exiting(process.pid)
+    process.wait(10)
 
 
 @pytest.mark.parametrize(
-    ("number", "stops"), [(signal.SIGINT, True), (signal.SIGWINCH, False), (signal.SIGTERM, True)]
+    ("number", "expected"),
+    [
+        (signal.SIGINT, Pending.STOP),
+        (signal.SIGWINCH, Pending.HANDLED),
+        (signal.SIGTERM, Pending.STOP),
+    ],
 )
-def test_a_real_process_with_a_pending_signal(number: signal.Signals, stops: bool) -> None:
+def test_a_real_process_with_a_pending_signal(number: signal.Signals, expected: Pending) -> None:
     """A stopped process with handlers keeps what it is sent pending."""
     code = (
         "import signal, time\n"
@@ -109,14 +153,14 @@ def test_a_real_process_with_a_pending_signal(number: signal.Signals, stops: boo
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-        assert not thread_wants_to_stop(process.pid)
+        assert pending(process.pid) is Pending.NONE
         process.send_signal(signal.SIGSTOP)
         deadline = time.monotonic() + 10
         while b"T (stopped)" not in Path(f"/proc/{process.pid}/status").read_bytes():
             assert time.monotonic() < deadline
             time.sleep(0.005)
         process.send_signal(number)
-        assert thread_wants_to_stop(process.pid) is stops
+        assert pending(process.pid) is expected
     finally:
         process.kill()
         process.communicate(timeout=10)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pysshfs.errors import StartupError
-from pysshfs.remote.connection import Hop, parse_jumps
+from pysshfs.remote.route import Hop, parse_jumps
 from pysshfs.remote.sshconfig import HostConfig, SshConfiguration
 
 
@@ -189,3 +189,11 @@ def test_jumps(text: str | None, hops: list[Hop]) -> None:
 def test_what_is_no_jump(text: str) -> None:
     with pytest.raises(StartupError, match="ProxyJump"):
         parse_jumps(text)
+
+
+def test_keepalive_and_certificates(home: Path) -> None:
+    config = options("ServerAliveInterval=1m", "CertificateFile=/keys/one")
+    assert config.has_keepalive and config.keepalive == (60, 3)
+    assert config.certificate_files == ["/keys/one"]
+    config = file(home, "ServerAliveInterval 0\nServerAliveCountMax 7\n")
+    assert config.keepalive == (0, 7) and config.certificate_files is None
