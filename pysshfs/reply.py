@@ -12,12 +12,13 @@ sender decides what that means: a read is forgotten, a late handle is closed on 
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
 
 T = TypeVar("T")
 
@@ -122,3 +123,13 @@ class Reply(Generic[T]):
 
     def __await__(self) -> Generator[Any, Any, T]:
         return self._wait(abandons=True).__await__()
+
+
+@contextmanager
+def unless_interrupted(wanted_next: Reply[Any]) -> Iterator[None]:
+    """While another reply is waited for: whoever is cancelled there does not want this one."""
+    try:
+        yield
+    except trio.Cancelled:
+        wanted_next.abandon()
+        raise

@@ -164,6 +164,11 @@ class Change(Call):
         self.told = False  # a lookup of the same thread was told that it has not happened
         self.finished_at: float | None = None
 
+    def tell_unless_waited_for(self) -> None:
+        """It happened, or may have, and the kernel was told that it has not."""
+        if self.is_abandoned and self.late is not None:
+            self.late()
+
 
 class Calls:
     """Every call that has no answer yet, on the session that is up or the next one."""
@@ -174,9 +179,11 @@ class Calls:
         self._calls: dict[int, Call] = {}
         self._next_serial = 0
         self._files: dict[OpenFileHandle, None] = {}
+        self._to_close: list[RemoteHandle] = []  # on the session that `resume` makes ready
         self.orphans = Orphans()
         self._refused: ConnectionLostError | None = None
         self._ended = False
+        self._losses = 0
         # A call came while there is no session (`ServerConnection.wanted`).
         self.on_demand: Callable[[], None] = lambda: None
         # A file was opened again (`Tree.reopened`); whether it still is the same file.
@@ -219,8 +226,11 @@ class Calls:
             self.on_demand()
         return call
 
-    def start_change(self, call: Change) -> Reply[Any]:
+    def start_change(
+        self, call: Change, answered: Callable[[Reply[Any]], None] | None = None
+    ) -> Reply[Any]:
         """As `start`, unless the same thread made the same call before and was interrupted.
+        `answered` is called with the reply, once, however many calls are joined in it.
 
         A task that has been cancelled, and does not know yet, sends nothing any more: its next
         await ends it.
@@ -228,11 +238,14 @@ class Calls:
         if trio.current_effective_deadline() == -math.inf:
             return call
         asking = call.caller
-        if asking is None or not self.orphans:
-            return self.start(call)
-        orphan = self.orphans.take(asking.tid, call.method, call.words)
-        if orphan is None:
-            return self.start(call)
+        orphan = None
+        if asking is not None and self.orphans:
+            orphan = self.orphans.take(asking.tid, call.method, call.words)
+        if orphan is None or asking is None:
+            reply = self.start(call)
+            if answered is not None:
+                reply.add_callback(answered)
+            return reply
         if orphan.finished_at is None:
             orphan.is_abandoned, orphan.caller = False, asking
             asking.committed = True
@@ -247,6 +260,8 @@ class Calls:
         call.sent = True
         if call.caller is not None:
             call.caller.committed = True
+        if call.doubt is not None:
+            call.doubt.since = time.time()
         inner = call.inner = call.send(remote)
         inner.add_callback(call.answered)
 
@@ -278,8 +293,7 @@ class Calls:
         call.set_result(value)
         if isinstance(call, Change):
             self._outcome_known(call)
-            if call.is_abandoned and call.late is not None:
-                call.late()
+            call.tell_unless_waited_for()
 
     def _fail(self, call: Call, error: BaseException) -> None:
         del self._calls[call.serial]
@@ -316,7 +330,7 @@ class Calls:
                 call.inner.abandon()
             if call.lost:
                 self._fail(call, ConnectionLostError("withdrawn"))
-        elif isinstance(call, Change) and call.caller is not None:
+        elif isinstance(call, Change) and call.caller is not None and call.caller.tid:
             self.orphans.add(call.caller.tid, call)
 
     def undecided(self, path: bytes) -> Change | None:
@@ -345,6 +359,7 @@ class Calls:
     def lost(self, error: ConnectionLostError) -> None:
         """The session is gone (see `Recovering`)."""
         self._remote = None
+        self._losses += 1
         for handle in self._files:
             handle.remote = None
         for call in list(self._calls.values()):
@@ -360,22 +375,26 @@ class Calls:
             self._fail(call, StaleHandleError())
         elif rule is Rule.FORGET or is_unwanted or is_closed:
             self._fail(call, error)
+            if isinstance(call, Change):
+                call.tell_unless_waited_for()
 
     async def resume(self, remote: RemoteFS) -> None:
         """Go on with this session (see `Recovering`)."""
-        try:
-            await self._settle(remote)
-            await reopen.reopen_all(list(self._files), remote, self.on_reopened)
-        except BaseException:
-            for handle in self._files:
-                handle.remote = None  # what was opened goes with this session
-            raise
-        if self._ended:
-            raise ConnectionLostError("unmounting")
+        losses = self._losses
+        self._to_close.clear()
+        for handle in self._files:  # what an attempt that failed had opened is closed
+            handle.remote = None
+        await self._settle(remote)
+        await reopen.reopen_all(list(self._files), remote, self.on_reopened)
+        if losses != self._losses or self._ended:
+            raise ConnectionLostError("lost again")
         # From here on nothing suspends: what is sent next keeps its order.
         self._refused = None
         self._remote = remote
         self._capabilities = remote.capabilities
+        unwanted, self._to_close = self._to_close, []
+        for opened in unwanted:
+            remote.close(opened)
         for call in list(self._calls.values()):
             if call.serial in self._calls and self._remote is not None:
                 self._send_again(call, remote)
@@ -395,6 +414,8 @@ class Calls:
         for call in list(self._calls.values()):
             if not call.lost or call.doubt is None or call.serial not in self._calls:
                 continue
+            if RULES[call.method] is Rule.GONE and not call.is_abandoned:
+                continue  # it is repeated; only what nobody waits for must not be any more
             try:
                 done = await call.doubt.settle(remote)
             except ConnectionLostError:
@@ -403,14 +424,20 @@ class Calls:
                 log.warning("%s %s: %s", call.method, _shown(call), error)
                 self._settled(call, error)
             else:
+                if done is not None and done.handle is not None and self._is_left(call):
+                    remote.close(done.handle)
                 self._settled(call, done)
 
+    def _is_left(self, call: Call) -> bool:
+        return call.is_abandoned or call.serial not in self._calls
+
     def _settled(self, call: Call, outcome: Done | FilesystemError | None) -> None:
-        if call.serial not in self._calls:  # withdrawn meanwhile
-            if isinstance(outcome, Done) and outcome.handle is not None:
-                log.debug("%s: opened for nobody", call.method)
+        if call.serial not in self._calls:
+            pass  # withdrawn meanwhile
         elif isinstance(outcome, FilesystemError):
             self._fail(call, outcome)
+            if isinstance(call, Change):
+                call.tell_unless_waited_for()
         elif outcome is not None:
             self._finish(call, outcome.handle)
         elif call.is_abandoned:

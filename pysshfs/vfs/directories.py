@@ -152,6 +152,7 @@ class DirectoryStream:
 
     async def _restart(self) -> None:
         """The connection under this listing was lost: read on in a new one."""
+        self._begun_at = -1  # what came before may be long past: it is not to be remembered
         self._in_flight.clear()
         self._handle = None
         self._depth = _FIRST_IN_FLIGHT

@@ -24,6 +24,7 @@ import trio
 
 from pysshfs.errors import FX_FAILURE, FilesystemError, RemoteStatusError
 from pysshfs.remotefs import AttributeChange, OpenMode
+from pysshfs.reply import unless_interrupted
 from pysshfs.vfs import diagnose
 from pysshfs.vfs.readahead import FileReader
 from pysshfs.vfs.repeat import Truncating, Version, is_missing
@@ -113,17 +114,16 @@ class Files:
         if flags & os.O_TRUNC:
             tree.changed(inode)
             self._discard_read_ahead(inode)
-        opening = self._open(path, open_mode(flags), before)
+        opening = self._open(inode, path, open_mode(flags), before)
         sent_at = tree.mutations
         looking = tree.server.lstat(path)
         try:
-            handle = await opening
+            with unless_interrupted(looking):
+                handle = await opening
         except RemoteStatusError as error:
             await self._explain_open(inode, path, looking, error)
             raise
         file = self._register(inode, handle, flags)
-        if flags & os.O_TRUNC and inode.mutated_at <= sent_at:
-            inode.known_size = 0
         try:
             attributes = await self._look(inode, looking, sent_at)
         except BaseException:
@@ -132,12 +132,16 @@ class Files:
         return self._opened(file, attributes)
 
     def _open(
-        self, path: bytes, mode: OpenMode, before: Version | None
+        self, inode: Inode | None, path: bytes, mode: OpenMode, before: Version | None
     ) -> Reply[OpenFileHandle]:
-        server = self._tree.server
+        tree = self._tree
         if OpenMode.TRUNCATE not in mode:
-            return server.open(path, mode)
-        return server.open_truncating(path, mode, Truncating(path, mode, before))
+            return tree.server.open(path, mode)
+        doubt = Truncating(tree.marks, path, mode, before)
+        opening = tree.server.open_truncating(path, mode, doubt)
+        if inode is not None:
+            tree.resizing(inode, 0, opening)
+        return opening
 
     async def _explain_open(
         self, inode: Inode, path: bytes, looking: Reply[Attributes], error: RemoteStatusError
@@ -195,9 +199,10 @@ class Files:
         opening = tree.server.open_exclusively(path, how, mode & 0o7777, doubt, late)
         looking = tree.server.lstat(path)
         try:
-            handle = await opening
+            with unless_interrupted(looking):
+                handle = await opening
             created = True
-        except RemoteStatusError as error:
+        except FilesystemError as error:
             if flags & os.O_EXCL or not await self._is_taken(looking, error):
                 raise await diagnose.exists(tree.server, path, error) from None
             known = tree.inodes.child(parent, name)
@@ -208,9 +213,10 @@ class Files:
                 tree.changed(known)
                 self._discard_read_ahead(known)
             sent_at = tree.mutations
-            opening = self._open(path, how, before)
+            opening = self._open(known, path, how, before)
             looking = tree.server.lstat(path)
-            handle = await opening
+            with unless_interrupted(looking):
+                handle = await opening
             created = False
         try:
             found = await looking
@@ -219,7 +225,7 @@ class Files:
             tree.close(handle)
             raise
         if created:
-            tree.marks.learn(found)
+            doubt.made(found)
         tree.cache.drop_absent(parent.number, name)
         file = self._register(inode, handle, flags)
         try:
@@ -231,10 +237,10 @@ class Files:
         inode.data_version = None  # what is read from now on can still change unseen
         return inode, file, attributes
 
-    async def _is_taken(self, looking: Reply[Attributes], error: RemoteStatusError) -> bool:
+    async def _is_taken(self, looking: Reply[Attributes], error: FilesystemError) -> bool:
         """Whether an exclusive create failed because there is a file. ESTALE for a symlink: the
         kernel, not the server, is to follow it."""
-        if error.errno not in (errno.EIO, errno.EEXIST):
+        if error.errno != errno.EEXIST and not diagnose.is_failure(error):
             return False
         try:
             found = await looking
@@ -352,7 +358,10 @@ class Files:
         if not writeback.appended_to:
             writeback.push()  # the answer must count it
             attributes = await self._tree.server.fstat(file.handle)
-            end = max(attributes.size or 0, writeback.end)  # others may have written meanwhile
+            size = attributes.size or 0
+            if writeback.is_clean:
+                file.inode.known_size = size
+            end = max(size, writeback.end)  # others may have written meanwhile
         if end != offset:
             file.kernel_offset_differs = True  # its pages hold the data in the wrong place
         return end

@@ -57,6 +57,7 @@ class Inode:
         "open_files",
         "parent",
         "read_version",
+        "resizing",
         "seen",
         "told",
         "writeback",
@@ -78,6 +79,7 @@ class Inode:
         # What the server said last; None when it was changed through this mount since.
         self.seen: FileAttributes | None = None
         self.read_version: tuple[int, int] | None = None  # (mtime, size) of what was read ahead
+        self.resizing = 0  # how many truncations have no answer yet
         self.open_files: list[OpenFile] = []
         self.writeback: Writeback | None = None
 

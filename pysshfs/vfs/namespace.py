@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pysshfs.errors import FilesystemError, RemoteStatusError, UnsupportedError
 from pysshfs.remotefs import AttributeChange, OpenMode
+from pysshfs.reply import unless_interrupted
 from pysshfs.vfs import diagnose, idmap
 from pysshfs.vfs.calls import OpenFileHandle
 from pysshfs.vfs.repeat import Moving, is_missing
@@ -154,7 +155,7 @@ class Namespace:
     async def mkdir(self, parent: Inode, name: bytes, mode: int) -> tuple[Inode, FileAttributes]:
         path, doubt, late = self._about_to_make(parent, name, stat.S_IFDIR)
         made = self._tree.server.mkdir(path, mode & 0o7777, doubt, late)
-        inode, attributes = await self._made(parent, name, path, made)
+        inode, attributes = await self._made(parent, name, doubt, made)
         self._tree.made_directory(inode)
         return inode, await self._correct_mode(
             inode, path, attributes, mode, self._tree.config.directory_mask
@@ -181,7 +182,7 @@ class Namespace:
     ) -> tuple[Inode, FileAttributes]:
         path, doubt, late = self._about_to_make(parent, name, stat.S_IFLNK)
         making = self._tree.server.symlink(target, path, doubt, late)
-        return await self._made(parent, name, path, making)
+        return await self._made(parent, name, doubt, making)
 
     async def link(
         self, inode: Inode, parent: Inode, name: bytes
@@ -195,7 +196,7 @@ class Namespace:
             await inode.writeback.drain()
         path, doubt, late = self._about_to_make(parent, name, inode.kind or stat.S_IFREG)
         making = tree.server.link(inode.path(), path, doubt, late)
-        return await self._made(parent, name, path, making, diagnose.linking)
+        return await self._made(parent, name, doubt, making, diagnose.linking)
 
     async def mknod(
         self, parent: Inode, name: bytes, mode: int
@@ -210,7 +211,7 @@ class Namespace:
             handle = await opening
         except FilesystemError as error:
             raise await diagnose.exists(server, path, error) from None
-        inode, attributes = await self._made(parent, name, path, server.close(handle))
+        inode, attributes = await self._made(parent, name, doubt, server.close(handle))
         return inode, await self._correct_mode(
             inode, path, attributes, mode, self._tree.config.file_mask
         )
@@ -227,21 +228,22 @@ class Namespace:
         self,
         parent: Inode,
         name: bytes,
-        path: bytes,
+        doubt: Making,
         making: Reply[None],
         diagnosis: Diagnosis = diagnose.exists,
     ) -> tuple[Inode, FileAttributes]:
         tree = self._tree
         sent_at = tree.mutations
-        looking = tree.server.lstat(path)
+        looking = tree.server.lstat(doubt.path)
         try:
-            await making
+            with unless_interrupted(looking):
+                await making
         except FilesystemError as error:
-            raise await diagnosis(tree.server, path, error) from None
+            raise await diagnosis(tree.server, doubt.path, error) from None
         found = await looking
         inode, attributes = tree.adopt(parent, name, found, sent_at)
         if diagnosis is not diagnose.linking:  # a link is as old as its file
-            tree.marks.learn(found)
+            doubt.made(found)
         tree.cache.drop_absent(parent.number, name)
         tree.cache.drop_link(inode.number)
         return inode, attributes
@@ -250,17 +252,17 @@ class Namespace:
 
     async def unlink(self, parent: Inode, name: bytes) -> None:
         path, late = self._about_to_remove(parent, name)
-        removing = self._tree.server.remove(path, late)
-        removing.add_callback(lambda reply: self._removal_answered(parent, name, reply))
-        await removing
+        await self._tree.server.remove(
+            path, late, lambda reply: self._removal_answered(parent, name, reply)
+        )
 
     async def rmdir(self, parent: Inode, name: bytes) -> None:
         path, late = self._about_to_remove(parent, name)
         server = self._tree.server
-        removing = server.rmdir(path, late)
-        removing.add_callback(lambda reply: self._removal_answered(parent, name, reply))
         try:
-            await removing
+            await server.rmdir(
+                path, late, lambda reply: self._removal_answered(parent, name, reply)
+            )
         except FilesystemError as error:
             raise await diagnose.removal(server, path, error) from None
 
@@ -340,15 +342,14 @@ class Namespace:
             move.old, move.new, move.source, move.target, target_absent=move.target_absent
         )
         send = tree.server.posix_rename if replacing else tree.server.rename
-        renaming = send(move.old, move.new, doubt, move.late)
-        tree.moving_begins(move.inode)
 
         def answered(reply: Reply[None]) -> None:
             if reply.error is None:
                 move.done()
-            tree.moving_ended(move.inode)
 
-        renaming.add_callback(answered)
+        renaming = send(move.old, move.new, doubt, move.late, answered)
+        tree.moving_begins(move.inode)
+        renaming.add_callback(lambda _: tree.moving_ended(move.inode))
         return renaming
 
     async def _rename_to_free_name(self, move: _Move) -> None:
@@ -390,7 +391,7 @@ class Namespace:
         aside_name = b".pysshfs-" + os.urandom(6).hex().encode() + b"-" + last[: NAME_MAX - 22]
         aside = directory + b"/" + aside_name if directory else aside_name
         # Sent together, so that there is a file under the name again as soon as can be.
-        room = Moving(move.new, aside, move.target, None, target_absent=True)
+        room = Moving(move.new, aside, move.target, None, target_absent=True, aside=True)
         making_room = server.rename(move.new, aside, room)
         replacing = self._send_rename(
             move._replace(target=None, target_absent=False), replacing=False
@@ -399,6 +400,7 @@ class Namespace:
             await making_room
             await replacing
         except BaseException:
+            replacing.abandon()
             # Refused when there is a file again.
             back = Moving(aside, move.new, move.target, None, target_absent=False)
             server.rename_back(aside, move.new, back)
@@ -496,13 +498,14 @@ class Namespace:
             changing, looking = server.lsetstat(target, change, late), server.lstat(target)
         else:
             changing, looking = server.setstat(target, change, late), server.lstat(target)
+        if change.size is not None:
+            tree.resizing(inode, change.size, changing)
         try:
-            await changing
+            with unless_interrupted(looking):
+                await changing
         except RemoteStatusError as error:
             path = target if isinstance(target, bytes) else b""
             raise await diagnose.space(server, path, error) from None
-        if change.size is not None and inode.mutated_at <= sent_at:
-            inode.known_size = change.size
         return tree.remember(inode, await looking, sent_at)
 
 

@@ -35,10 +35,13 @@ class Orphans:
     def __len__(self) -> int:
         return len(self._calls)
 
-    def add(self, tid: int, call: Change) -> None:
+    def _drop_old(self) -> None:
         oldest = time.monotonic() - _REMEMBERED
         for key in [k for k, c in self._calls.items() if (c.finished_at or oldest) < oldest]:
             del self._calls[key]
+
+    def add(self, tid: int, call: Change) -> None:
+        self._drop_old()
         if len(self._calls) < _MOST:
             self._calls[tid, call.method, call.words] = call
 
@@ -52,11 +55,11 @@ class Orphans:
 
     def take(self, tid: int, method: str, words: tuple[object, ...]) -> Change | None:
         """The orphan that this repeats, under way or done with success."""
+        self._drop_old()
         call = self._calls.pop((tid, method, words), None)
         if call is None or call.finished_at is None:
             return call
-        is_late = time.monotonic() - call.finished_at > _REMEMBERED
-        return None if is_late or call.error is not None else call
+        return None if call.error is not None else call
 
     def undecided(self, tid: int, path: bytes) -> Change | None:
         """A call of this thread on this path whose outcome is not known."""

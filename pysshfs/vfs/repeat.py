@@ -96,6 +96,8 @@ class Done(NamedTuple):
 class Doubt(Protocol):
     """How to find out whether a request was carried out."""
 
+    since: float  # when it was sent (our time)
+
     async def settle(self, remote: RemoteFS) -> Done | None:
         """None: it was not, and may be sent again. Raises the error that the caller gets, or
         `ConnectionLostError` when this session is lost, too."""
@@ -121,21 +123,30 @@ class Marks:
         self.uid: int | None = None  # who owns them
         self._clock_ahead: float | None = None  # the server's clock minus ours, in seconds
 
-    def learn(self, made: Attributes) -> None:
-        """Something was made a moment ago."""
+    def learn(self, made: Attributes, since: float) -> None:
+        """Something was made between `since` (our time) and now."""
         self.uid = made.uid
-        if made.mtime is not None:
-            self._clock_ahead = made.mtime - time.time()
+        now = time.time()
+        if made.mtime is not None and now - since <= _SLACK:  # else it says little of the clock
+            self._clock_ahead = made.mtime - now
 
     def is_ours(self, found: Attributes, since: float) -> bool:
         """Whether this may have been made by us between `since` (our time) and now."""
         if self.uid is not None and found.uid is not None and found.uid != self.uid:
             return False
+        earliest, latest = self._between(since, time.time())
+        return found.mtime is not None and earliest <= found.mtime <= latest
+
+    def is_older(self, found: Version, since: float) -> bool:
+        """Whether this was changed before `since` (our time), for certain."""
+        return found.mtime < self._between(since, since)[0]
+
+    def _between(self, begin: float, end: float) -> tuple[float, float]:
+        """What the server's clock can have said between two times of ours."""
         ahead, slack = self._clock_ahead, _SLACK
         if ahead is None:
             ahead, slack = 0.0, _UNKNOWN_CLOCK
-        earliest, latest = since + ahead - slack, time.time() + ahead + slack
-        return found.mtime is not None and earliest <= found.mtime <= latest
+        return begin + ahead - slack, end + ahead + slack
 
 
 async def _found(looking: Reply[Attributes]) -> Attributes | None:
@@ -168,7 +179,7 @@ class Making:
         self._marks = marks
         self._kind = kind
         self._strict = strict
-        self._since = time.time()
+        self.since = time.time()
 
     async def settle(self, remote: RemoteFS) -> Done | None:
         found = await _found(remote.lstat(self.path))
@@ -183,6 +194,10 @@ class Making:
         again = self.open_mode & ~(OpenMode.CREATE | OpenMode.EXCLUSIVE | OpenMode.TRUNCATE)
         return Done(await remote.open(self.path, again))
 
+    def made(self, found: Attributes) -> None:
+        """It was made, and looks like this."""
+        self._marks.learn(found, self.since)
+
     async def _is_ours(self, remote: RemoteFS, found: Attributes) -> bool:
         if stat.S_IFMT(found.mode or 0) != self._kind:
             return False
@@ -195,23 +210,28 @@ class Making:
             return False
         if self.permissions is not None and (found.mode or 0) & 0o777 & ~self.permissions:
             return False  # the server's umask only takes bits away
-        return self._marks.is_ours(found, self._since)
+        return self._marks.is_ours(found, self.since)
 
 
 class Truncating:
     """OPEN with TRUNC: repeated without, since the file may hold new data by now. It is cut after
-    all when it still is what it was `before` (None: not known)."""
+    all when it still is what it was `before` (None: not known), or is older than the request."""
 
-    def __init__(self, path: bytes, mode: OpenMode, before: Version | None) -> None:
+    def __init__(
+        self, marks: Marks, path: bytes, mode: OpenMode, before: Version | None
+    ) -> None:
+        self._marks = marks
         self._path = path
         self._mode = mode & ~OpenMode.TRUNCATE
         self._before = before
+        self.since = time.time()
 
     async def settle(self, remote: RemoteFS) -> Done | None:
         handle = await remote.open(self._path, self._mode)
         try:
             now = version_of(await remote.fstat(handle))
-            if now.size and self._before in (None, now):
+            is_untouched = self._before in (None, now) or self._marks.is_older(now, self.since)
+            if now.size and is_untouched:
                 await remote.fsetstat(handle, AttributeChange(size=0))
         except RemoteStatusError:
             remote.close(handle)
@@ -219,9 +239,21 @@ class Truncating:
         return Done(handle)
 
 
+class Removing:
+    """unlink, rmdir whose caller has left: not repeated, since who knows when that would be, but
+    looked at, for who makes the same call again."""
+
+    def __init__(self, path: bytes) -> None:
+        self.since = 0.0
+        self._path = path
+
+    async def settle(self, remote: RemoteFS) -> Done | None:
+        return Done() if await _found(remote.lstat(self._path)) is None else None
+
+
 class Moving:
     """rename: decided by what stands under both names. `source` and `target` are what was last
-    seen there; None when that is not known."""
+    seen there; None when that is not known. `aside`: nobody else knows the new name."""
 
     def __init__(
         self,
@@ -231,16 +263,21 @@ class Moving:
         target: Version | None,
         *,
         target_absent: bool,
+        aside: bool = False,
     ) -> None:
+        self.since = 0.0
         self._old = old
         self._new = new
         self._source = source
         self._target = target
         self._target_absent = target_absent
+        self._aside = aside
 
     async def settle(self, remote: RemoteFS) -> Done | None:
         looking_old, looking_new = remote.lstat(self._old), remote.lstat(self._new)
         old, new = await _found(looking_old), await _found(looking_new)
+        if self._aside and new is not None:
+            return Done()  # whatever has the old name by now
         if old is None and new is not None and self._is_source(version_of(new)):
             return Done()
         if old is not None and self._is_source(version_of(old)) and self._is_untouched(new):

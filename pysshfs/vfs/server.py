@@ -13,6 +13,7 @@ from pysshfs.errors import ConnectionLostError, StaleHandleError
 from pysshfs.remotefs import OpenMode
 from pysshfs.reply import Reply
 from pysshfs.vfs.calls import Call, Calls, Change, Opening
+from pysshfs.vfs.repeat import Removing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,8 +54,9 @@ class Server(Calls):
         handle: OpenFileHandle | None = None,
         doubt: Doubt | None = None,
         late: Callable[[], None] | None = None,
+        answered: Callable[[Reply[T]], None] | None = None,
     ) -> Reply[T]:
-        return self.start_change(Change(self, method, send, words, handle, doubt, late))
+        return self.start_change(Change(self, method, send, words, handle, doubt, late), answered)
 
     # --- attributes -------------------------------------------------------------------------
 
@@ -148,7 +150,10 @@ class Server(Calls):
         """Nobody waits for this; without a session there is nothing to close."""
         handle.closed = True
         self._files.pop(handle, None)
-        if self._remote is None or handle.remote is None:
+        if handle.remote is None:
+            return Reply.of(None)
+        if self._remote is None:
+            self._to_close.append(handle.remote)  # just opened, on a session that is not up yet
             return Reply.of(None)
         return self._close(self._remote, handle.remote)
 
@@ -159,7 +164,11 @@ class Server(Calls):
         return closing
 
     def read(self, handle: OpenFileHandle, offset: int, length: int) -> Reply[bytes]:
-        return self._ask("read", lambda remote: remote.read(_on(handle), offset, length), handle)
+        def send(remote: RemoteFS) -> Reply[bytes]:
+            # This session may give less at once than the one it was made for.
+            return remote.read(_on(handle), offset, min(length, remote.capabilities.max_read))
+
+        return self._ask("read", send, handle)
 
     def write(
         self, handle: OpenFileHandle, offset: int, data: bytes | bytearray
@@ -224,18 +233,49 @@ class Server(Calls):
             late=late,
         )
 
-    def rmdir(self, path: bytes, late: Callable[[], None]) -> Reply[None]:
-        return self._change("rmdir", lambda remote: remote.rmdir(path), (path,), late=late)
+    def rmdir(
+        self, path: bytes, late: Callable[[], None], answered: Callable[[Reply[None]], None]
+    ) -> Reply[None]:
+        return self._change(
+            "rmdir",
+            lambda remote: remote.rmdir(path),
+            (path,),
+            doubt=Removing(path),
+            late=late,
+            answered=answered,
+        )
 
-    def remove(self, path: bytes, late: Callable[[], None] | None = None) -> Reply[None]:
-        return self._change("remove", lambda remote: remote.remove(path), (path,), late=late)
+    def remove(
+        self,
+        path: bytes,
+        late: Callable[[], None] | None = None,
+        answered: Callable[[Reply[None]], None] | None = None,
+    ) -> Reply[None]:
+        return self._change(
+            "remove",
+            lambda remote: remote.remove(path),
+            (path,),
+            doubt=Removing(path),
+            late=late,
+            answered=answered,
+        )
 
     def rename(
-        self, old: bytes, new: bytes, doubt: Moving, late: Callable[[], None] | None = None
+        self,
+        old: bytes,
+        new: bytes,
+        doubt: Moving,
+        late: Callable[[], None] | None = None,
+        answered: Callable[[Reply[None]], None] | None = None,
     ) -> Reply[None]:
         """Fails when `new` exists (protocol 3's own RENAME)."""
         return self._change(
-            "rename", lambda remote: remote.rename(old, new), (old, new), doubt=doubt, late=late
+            "rename",
+            lambda remote: remote.rename(old, new),
+            (old, new),
+            doubt=doubt,
+            late=late,
+            answered=answered,
         )
 
     def rename_back(self, old: bytes, new: bytes, doubt: Moving) -> Reply[None]:
@@ -245,7 +285,12 @@ class Server(Calls):
         )
 
     def posix_rename(
-        self, old: bytes, new: bytes, doubt: Moving, late: Callable[[], None] | None = None
+        self,
+        old: bytes,
+        new: bytes,
+        doubt: Moving,
+        late: Callable[[], None] | None = None,
+        answered: Callable[[Reply[None]], None] | None = None,
     ) -> Reply[None]:
         """Replaces `new`; `UnsupportedError` without the extension."""
         return self._change(
@@ -254,6 +299,7 @@ class Server(Calls):
             (old, new),
             doubt=doubt,
             late=late,
+            answered=answered,
         )
 
 

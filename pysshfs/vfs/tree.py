@@ -13,7 +13,7 @@ import errno
 import logging
 import stat
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import trio
 
@@ -41,12 +41,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class _Fetch(NamedTuple):
-    """An LSTAT that is out: for which path, and the mutation counter when it was sent."""
+class _Fetch:
+    """An LSTAT that is out: for which path, the mutation counter when it was sent, and how many
+    wait for it."""
 
-    path: bytes
-    sent_at: int
-    reply: Reply[Attributes]
+    def __init__(self, path: bytes, sent_at: int, reply: Reply[Attributes]) -> None:
+        self.path = path
+        self.sent_at = sent_at
+        self.reply = reply
+        self.waiting = 0
 
 
 class Entry(NamedTuple):
@@ -224,7 +227,7 @@ class Tree:
             raise FilesystemError(errno.ESTALE, "something else has its name")
         writeback = inode.writeback
         if writeback is not None and not writeback.is_clean:
-            if not writeback.explains(known.size):
+            if not inode.resizing and not writeback.explains(known.size):
                 raise FilesystemError(
                     errno.ESTALE, f"what was written does not explain its size of {known.size}"
                 )
@@ -234,6 +237,20 @@ class Tree:
             self.kernel.inode_changed(inode.number)
 
     # --- attributes -------------------------------------------------------------------------
+
+    def resizing(self, inode: Inode, size: int, reply: Reply[Any]) -> None:
+        """A truncation was sent. What is written behind it is not measured by the size before."""
+        inode.resizing += 1
+
+        def answered(reply: Reply[Any]) -> None:
+            inode.resizing -= 1
+            writeback = inode.writeback
+            if reply.error is None:
+                inode.known_size = size if writeback is None else max(size, writeback.end)
+            if writeback is not None:
+                writeback.resized(size, is_certain=reply.error is None)
+
+        reply.add_callback(answered)
 
     def remember(self, inode: Inode, attributes: Attributes, sent_at: int) -> FileAttributes:
         """Check and translate what the server said of `inode` in reply to a request sent when
@@ -297,7 +314,7 @@ class Tree:
                 self._fetching[inode.number] = fetch
                 fetch.reply.add_callback(lambda reply: self._fetched(inode.number, reply))
             try:
-                attributes = await fetch.reply.wait()
+                attributes = await self._wait_for(inode.number, fetch)
             except RemoteStatusError as error:
                 if not is_missing(error):
                     raise
@@ -308,6 +325,18 @@ class Tree:
                     self.vanish(inode.parent, inode.name)
                 raise
             return self.remember(inode, attributes, fetch.sent_at)
+
+    async def _wait_for(self, number: int, fetch: _Fetch) -> Attributes:
+        fetch.waiting += 1
+        try:
+            return await fetch.reply.wait()
+        except trio.Cancelled:
+            if fetch.waiting == 1 and not self.server.is_up:  # it need not be sent any more
+                self._fetched(number, fetch.reply)
+                fetch.reply.abandon()
+            raise
+        finally:
+            fetch.waiting -= 1
 
     def _fetched(self, number: int, reply: Reply[Attributes]) -> None:
         fetch = self._fetching.get(number)

@@ -169,6 +169,7 @@ class Writeback:
         self._when_clean: list[Callable[[], None]] = []
         # How long the file is on the server without what is not acknowledged.
         self._acknowledged_size = 0
+        self._size_is_certain = True  # no WRITE failed since the file was looked at
         self._tail = bytearray()
         self._tail_offset = 0
         self._tail_handle: OpenFileHandle | None = None
@@ -194,7 +195,13 @@ class Writeback:
     def explains(self, size: int) -> bool:
         """Whether the file can have this size on the server, if nobody else changed it: WRITEs
         whose acknowledgements were lost may have been carried out, the first of them at least."""
-        return self._acknowledged_size <= size <= max(self._acknowledged_size, self.end)
+        least = self._acknowledged_size if self._size_is_certain else 0
+        return least <= size <= max(self._acknowledged_size, self.end)
+
+    def resized(self, size: int, *, is_certain: bool) -> None:
+        """The file was truncated, or may have been, before what is not acknowledged."""
+        known = self._acknowledged_size
+        self._acknowledged_size = size if is_certain else min(known, size)
 
     def when_clean(self, callback: Callable[[], None]) -> None:
         """Call back once, when nothing is left to be acknowledged; at once if that is so."""
@@ -210,8 +217,11 @@ class Writeback:
         await self._pool.reserve(len(data))
         if self.is_clean:
             self._acknowledged_size = self._inode.known_size
+            self._size_is_certain |= self._inode.seen is not None
             self._pool.dirty[self] = None
         self._append(handle, offset, memoryview(data))
+        if self.appended_to:  # the next append goes behind this, also when it is acknowledged
+            self.appended_to = max(self.appended_to, offset + len(data))
         if self._pool.is_contended:
             self.push()
 
@@ -288,6 +298,7 @@ class Writeback:
             raise error
         self._error = error
         self.error_sequence += 1
+        self._size_is_certain = False
         self._pool.on_undelivered(self._inode, record, error)
 
     # --- waiting and reporting --------------------------------------------------------------

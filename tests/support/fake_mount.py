@@ -167,6 +167,7 @@ class Task:
         self.value: Any = None
         self.error: BaseException | None = None
         self.scope = trio.CancelScope()
+        self.ended = trio.Event()
 
     async def run(self, call: Callable[..., Awaitable[Any]], *arguments: Any) -> None:
         with self.scope:
@@ -175,6 +176,7 @@ class Task:
             except Exception as error:
                 self.error = error
         self.done = True
+        self.ended.set()
 
     def result(self) -> Any:
         assert self.done, "the call has not ended"

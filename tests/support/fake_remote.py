@@ -124,6 +124,7 @@ class FakeRemote:
         self._unheard: list[Callable[[ConnectionLostError], None]] = []
         self._generation = 1
         self.on_lost: Callable[[ConnectionLostError], None] = lambda _error: None
+        self.on_request: Callable[[], None] = lambda: None  # before each is carried out
 
     @classmethod
     @asynccontextmanager
@@ -170,9 +171,15 @@ class FakeRemote:
         """From now on requests get lost on their way: nothing is carried out or answered."""
         self._deaf = True
 
-    def drop_connection(self) -> None:
+    def deliver_now(self) -> None:
+        """Deliver what is held so far; nobody who waits for it runs before this returns."""
+        answers, self._answers = self._answers, deque()
+        for answer in answers:
+            answer.deliver()
+
+    def drop_connection(self, error: ConnectionLostError | None = None) -> None:
         """Everything pending and everything later fails; the server closes what was open."""
-        self._lost = ConnectionLostError()
+        self._lost = error or ConnectionLostError()
         self._handles.clear()
         answers, self._answers = self._answers, deque()
         unheard, self._unheard = self._unheard, []
@@ -214,6 +221,7 @@ class FakeRemote:
         self.calls.append((method, *fields))
         if self._lost is not None:
             return Reply.failed(self._lost)
+        self.on_request()
         abandoned = False
 
         def abandon() -> None:

@@ -599,3 +599,20 @@ async def test_a_listing_tells_the_size_of_what_was_written_during_a_truncation(
         assert entry.attributes.size == 500
         await mount.close(truncating.result())
         await mount.close(writer)
+
+
+async def test_an_append_goes_behind_what_others_wrote_since_the_last_one() -> None:
+    """Also when that is acknowledged already, and only older places are still on their way."""
+    async with mounted(latency=1) as mount:
+        appender = await mount.create(b"f", flags=os.O_WRONLY | os.O_APPEND)
+        writer = await mount.open(b"f", os.O_WRONLY)
+        await mount.fs.write(appender, 0, b"first")
+        for offset, data in ((5, b"longer"), (0, b"F")):
+            await mount.fs.write(writer, offset, data)
+            mount.fs.tree.writebacks.push_all()
+            await trio.sleep(0.6)
+        assert mount.fs.tree.writebacks.unacknowledged == 1
+        await mount.fs.write(appender, 0, b"last")
+        await mount.close(appender)
+        await mount.close(writer)
+        assert mount.tree.read_file(b"f") == b"Firstlongerlast"
