@@ -19,6 +19,7 @@ Only documented asyncio API is used: a selector of our own, `call_soon`, `call_a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import selectors
 from collections.abc import Coroutine
@@ -138,7 +139,8 @@ class _SteppedLoop(asyncio.SelectorEventLoop):
         # The byte that wakes the loop may be read together with an earlier one, in the iteration
         # that is under way and does not run this any more; so one more byte behind the flag.
         self.ready = True
-        super().call_soon_threadsafe(_nothing)
+        with contextlib.suppress(RuntimeError):  # what it was for has run, and the loop is closed
+            super().call_soon_threadsafe(_nothing)
         return handle
 
     def call_at(
