@@ -305,7 +305,8 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         return self._lost
 
     def fail(self, error: ConnectionLostError) -> None:
-        """End the session: everything pending fails with `error`. Only the first call counts."""
+        """End the session: everything pending fails with `error`, as far as it is a loss for it: a
+        violation of the protocol is that of the reply that was one. Only the first call counts."""
         if self._lost is not None:
             return
         self._lost = error
@@ -313,8 +314,9 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         if self._channel is not None:
             self._channel.abort()
         self._version.set_error(error)
+        loss = ConnectionLostError(str(error)) if isinstance(error, ProtocolError) else error
         for request in pending.values():
-            request.reply.set_error(error)
+            request.reply.set_error(loss)
         self._on_lost(error)
 
     def close(self) -> None:

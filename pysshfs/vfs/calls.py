@@ -34,140 +34,19 @@ from pysshfs.errors import (
 from pysshfs.remotefs import OpenMode, RemoteHandle
 from pysshfs.reply import Reply
 from pysshfs.vfs import caller, reopen
+from pysshfs.vfs.call import Call, Change, OpenFileHandle, Opening
 from pysshfs.vfs.orphans import Orphans
-from pysshfs.vfs.repeat import CHANGES, NOT_TWICE, RULES, Done, Doubt, Rule, is_missing
+from pysshfs.vfs.repeat import CHANGES, NOT_TWICE, RULES, Done, Rule, is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pysshfs.remotefs import Capabilities, RemoteFS
-    from pysshfs.vfs.inodes import Inode
 
 log = logging.getLogger(__name__)
 
 # A request that makes the server break the protocol each time is given up after as many sessions.
 _MOST_VIOLATIONS: Final = 3
-
-
-class OpenFileHandle:
-    """A file that is open on the server, whatever session is up.
-
-    `remote` is its handle there, None while there is no session. `inode` says where it lies now,
-    renames included; until it is bound, it lies where it was opened. `stale` is why it cannot be
-    used any more.
-    """
-
-    __slots__ = ("closed", "inode", "mode", "opened_path", "remote", "stale")
-
-    def __init__(self, remote: RemoteHandle, mode: OpenMode, path: bytes) -> None:
-        self.remote: RemoteHandle | None = remote
-        self.mode = mode & ~(OpenMode.CREATE | OpenMode.EXCLUSIVE | OpenMode.TRUNCATE)
-        self.opened_path = path
-        self.inode: Inode | None = None
-        self.stale: FilesystemError | None = None
-        self.closed = False
-
-    def path(self) -> bytes:
-        """Raises ESTALE for a file that has no name any more."""
-        return self.opened_path if self.inode is None else self.inode.path()
-
-
-class Call(Reply[Any]):
-    """One call until it is answered, on however many sessions it is sent: the reply to it."""
-
-    __slots__ = (
-        "calls",
-        "handle",
-        "inner",
-        "is_abandoned",
-        "lost",
-        "method",
-        "send",
-        "sent",
-        "serial",
-        "violations",
-    )
-
-    # Of a `Change`, and of what opens a file.
-    caller: caller.Caller | None = None
-    doubt: Doubt | None = None
-    opens: tuple[OpenMode, bytes] | None = None
-
-    def __init__(
-        self,
-        calls: Calls,
-        method: str,
-        send: Callable[[RemoteFS], Reply[Any]],
-        handle: OpenFileHandle | None = None,
-    ) -> None:
-        super().__init__()
-        self.calls = calls
-        self.serial = -1  # where it stands in the order of calls; given by `Calls.start`
-        self.method = method
-        self.send = send
-        self.handle = handle
-        self.inner: Reply[Any] | None = None  # on the session that is up
-        self.sent = False  # on a session that was, or is, up
-        self.lost = False  # and that session was lost before the reply came
-        self.is_abandoned = False
-        self.violations = 0  # sessions that broke the protocol over it
-
-    def abandon(self) -> None:
-        if not self.done:
-            self.calls.abandoned(self)
-
-    def answered(self, inner: Reply[Any]) -> None:
-        self.calls.answered(self, inner)
-
-
-class Opening(Call):
-    """A call whose result is a handle of `mode` on `path`."""
-
-    __slots__ = ("opens",)
-
-    def __init__(
-        self,
-        calls: Calls,
-        send: Callable[[RemoteFS], Reply[Any]],
-        path: bytes,
-        mode: OpenMode,
-    ) -> None:
-        super().__init__(calls, "open", send)
-        self.opens = mode, path
-
-
-class Change(Call):
-    """A call that changes the server.
-
-    `words` are what makes a repeated call the same. `late` is called when it succeeds after its
-    caller has left.
-    """
-
-    __slots__ = ("caller", "doubt", "finished_at", "late", "opens", "told", "violations", "words")
-
-    def __init__(
-        self,
-        calls: Calls,
-        method: str,
-        send: Callable[[RemoteFS], Reply[Any]],
-        words: tuple[object, ...],
-        handle: OpenFileHandle | None = None,
-        doubt: Doubt | None = None,
-        late: Callable[[], None] | None = None,
-    ) -> None:
-        super().__init__(calls, method, send, handle)
-        self.words = words
-        self.doubt = doubt
-        self.late = late
-        self.caller = caller.current.get()
-        self.opens: tuple[OpenMode, bytes] | None = None
-        self.told = False  # a lookup of the same thread was told that it has not happened
-        self.finished_at: float | None = None
-
-    def tell_unless_waited_for(self) -> None:
-        """It happened, or may have, and the kernel was told that it has not."""
-        if self.is_abandoned and self.late is not None:
-            self.late()
 
 
 class Calls:

@@ -34,7 +34,7 @@ from pysshfs.vfs.writeback import Writeback
 if TYPE_CHECKING:
     from pysshfs.remotefs import Attributes
     from pysshfs.reply import Reply
-    from pysshfs.vfs.calls import OpenFileHandle
+    from pysshfs.vfs.call import OpenFileHandle
     from pysshfs.vfs.inodes import Inode
     from pysshfs.vfs.sanity import FileAttributes
     from pysshfs.vfs.tree import Tree
@@ -138,9 +138,14 @@ class Files:
         if OpenMode.TRUNCATE not in mode:
             return tree.server.open(path, mode)
         doubt = Truncating(tree.marks, path, mode, before)
-        opening = tree.server.open_truncating(path, mode, doubt)
-        if inode is not None:
-            tree.resizing(inode, 0, opening)
+        if inode is None:
+            return tree.server.open_truncating(path, mode, doubt)
+
+        def late() -> None:
+            tree.kernel.inode_changed(inode.number)
+
+        opening = tree.server.open_truncating(path, mode, doubt, late)
+        tree.resizing(inode, 0, opening)
         return opening
 
     async def _explain_open(

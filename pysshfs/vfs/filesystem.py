@@ -19,6 +19,7 @@ from pysshfs.vfs.directories import DirectoryStream, ListReply
 from pysshfs.vfs.files import Files
 from pysshfs.vfs.inodes import ROOT_NUMBER
 from pysshfs.vfs.namespace import Namespace
+from pysshfs.vfs.renames import Renames
 from pysshfs.vfs.salvage import Salvage
 from pysshfs.vfs.sanity import checked_statistics
 from pysshfs.vfs.server import Server
@@ -75,6 +76,7 @@ class Filesystem:
         self._statistics: FilesystemStatistics | None = None  # as last told by the server
         self._files = Files(self.tree)
         self._namespace = Namespace(self.tree, lambda: list(self._directories.values()))
+        self._renames = Renames(self.tree, lambda: list(self._directories.values()))
         self._open_files: dict[int, OpenFile] = {}
         self._directories: dict[int, DirectoryStream] = {}
         self._next_fh = 1
@@ -194,7 +196,7 @@ class Filesystem:
         self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int
     ) -> None:
         inodes = self.tree.inodes
-        await self._namespace.rename(
+        await self._renames.rename(
             inodes.get(parent), name, inodes.get(new_parent), new_name, flags
         )
 

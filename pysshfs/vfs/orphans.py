@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from pysshfs.vfs.repeat import MOVES
 
 if TYPE_CHECKING:
-    from pysshfs.vfs.calls import Change
+    from pysshfs.vfs.call import Change
 
 _MOST: Final = 4096
 # How long after its end an orphan still answers the repeated call of a thread that was told that

@@ -25,7 +25,7 @@ from pysshfs.reply import Reply
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pysshfs.vfs.calls import OpenFileHandle
+    from pysshfs.vfs.call import OpenFileHandle
     from pysshfs.vfs.server import Server
 
 _FIRST_WINDOW: Final = 256 * 1024

@@ -13,14 +13,15 @@ import logging
 import stat
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from pysshfs.errors import ConnectionLostError, FilesystemError
+from pysshfs.errors import ConnectionLostError, FilesystemError, RemoteStatusError
+from pysshfs.vfs.repeat import open_own
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pysshfs.remotefs import Attributes, RemoteFS, RemoteHandle
     from pysshfs.reply import Reply
-    from pysshfs.vfs.calls import OpenFileHandle
+    from pysshfs.vfs.call import OpenFileHandle
     from pysshfs.vfs.inodes import Inode
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,17 @@ class _Attempt:
         self._fstat: Reply[Attributes] | None = None
 
     async def opened(self) -> None:
-        self.handle = await self._opening
+        try:
+            self.handle = await self._opening
+        except RemoteStatusError as error:
+            if error.errno != errno.EACCES or not self.file.is_own:
+                raise
+            mode = (await self._looking).mode
+            if mode is None or not stat.S_ISREG(mode):
+                raise
+            self.handle = await open_own(
+                self._remote, self.file.path(), self.file.mode, stat.S_IMODE(mode)
+            )
         self._fstat = self._remote.fstat(self.handle)
 
     async def finish(self, check: Check) -> None:

@@ -116,6 +116,26 @@ def version_of(found: Attributes) -> Version:
     return Version(stat.S_IFMT(found.mode or 0), found.mtime or 0, found.size or 0)
 
 
+async def open_own(
+    remote: RemoteFS, path: bytes, mode: OpenMode, permissions: int
+) -> RemoteHandle:
+    """Open for writing what was created here, also when its `permissions` forbid that: who creates
+    a file may write to it whatever its mode (git makes its objects 0444), who opens it may not. So
+    its owner is lent the permission for a moment."""
+    try:
+        return await remote.open(path, mode)
+    except RemoteStatusError as error:
+        if error.errno != errno.EACCES or permissions & stat.S_IWUSR or OpenMode.WRITE not in mode:
+            raise
+    await remote.setstat(path, AttributeChange(mode=permissions | stat.S_IWUSR))
+    try:
+        handle = await remote.open(path, mode)
+    finally:
+        taking_back = remote.setstat(path, AttributeChange(mode=permissions))
+    await taking_back
+    return handle
+
+
 class Marks:
     """What the things made through this mount have in common on the server."""
 
@@ -192,7 +212,7 @@ class Making:
         if self.open_mode is None:
             return Done()
         again = self.open_mode & ~(OpenMode.CREATE | OpenMode.EXCLUSIVE | OpenMode.TRUNCATE)
-        return Done(await remote.open(self.path, again))
+        return Done(await open_own(remote, self.path, again, (found.mode or 0) & 0o7777))
 
     def made(self, found: Attributes) -> None:
         """It was made, and looks like this."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, TypeVar
 from pysshfs.errors import ConnectionLostError, StaleHandleError
 from pysshfs.remotefs import OpenMode
 from pysshfs.reply import Reply
-from pysshfs.vfs.calls import Call, Calls, Change, Opening
+from pysshfs.vfs.call import Call, Change, Opening
+from pysshfs.vfs.calls import Calls
 from pysshfs.vfs.repeat import Removing
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
         RemoteFS,
         RemoteHandle,
     )
-    from pysshfs.vfs.calls import OpenFileHandle
+    from pysshfs.vfs.call import OpenFileHandle
     from pysshfs.vfs.repeat import Doubt, Making, Moving, Truncating
 
 T = TypeVar("T")
@@ -109,9 +110,13 @@ class Server(Calls):
         return self.start(Opening(self, lambda remote: remote.open(path, mode), path, mode))
 
     def open_truncating(
-        self, path: bytes, mode: OpenMode, doubt: Truncating
+        self,
+        path: bytes,
+        mode: OpenMode,
+        doubt: Truncating,
+        late: Callable[[], None] | None = None,
     ) -> Reply[OpenFileHandle]:
-        return self._open_changing("open, truncating", path, mode, 0o666, doubt, None)
+        return self._open_changing("open, truncating", path, mode, 0o666, doubt, late)
 
     def open_exclusively(
         self,

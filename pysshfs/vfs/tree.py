@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from pysshfs.remotefs import Attributes
     from pysshfs.reply import Reply
-    from pysshfs.vfs.calls import OpenFileHandle
+    from pysshfs.vfs.call import OpenFileHandle
     from pysshfs.vfs.config import VfsConfig
     from pysshfs.vfs.inodes import Inode
     from pysshfs.vfs.server import Server
@@ -231,7 +231,14 @@ class Tree:
                 raise FilesystemError(
                     errno.ESTALE, f"what was written does not explain its size of {known.size}"
                 )
-        elif inode.read_version not in (None, (known.mtime, known.size)):
+            return
+        if writeback is not None and writeback.unsynced and known.size < inode.known_size:
+            log.warning(
+                "%r has %d bytes, the server had acknowledged %d: it lost some, or another client"
+                " cut the file; what is to survive a crash of the server needs fsync",
+                inode.name, known.size, inode.known_size,
+            )
+        if inode.read_version not in (None, (known.mtime, known.size)):
             self.changed(inode)
             inode.found(known)
             self.kernel.inode_changed(inode.number)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from pysshfs.errors import ConnectionLostError
     from pysshfs.reply import Reply
-    from pysshfs.vfs.calls import OpenFileHandle
+    from pysshfs.vfs.call import OpenFileHandle
     from pysshfs.vfs.inodes import Inode
     from pysshfs.vfs.server import Server
 

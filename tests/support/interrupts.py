@@ -11,7 +11,7 @@ import trio
 
 from pysshfs.vfs import caller
 from pysshfs.vfs.filesystem import ROOT_NUMBER
-from pysshfs.vfs.namespace import RENAME_NOREPLACE
+from pysshfs.vfs.renames import RENAME_NOREPLACE
 from tests.support.cuts import Kernel, new_tree
 from tests.support.fake_mount import Mount, Task, mounted, settle, start
 

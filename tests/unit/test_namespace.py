@@ -18,7 +18,7 @@ from pysshfs.errors import (
 from pysshfs.remotefs import AttributeChange, Capabilities
 from pysshfs.vfs.config import VfsConfig
 from pysshfs.vfs.filesystem import ROOT_NUMBER
-from pysshfs.vfs.namespace import RENAME_NOREPLACE
+from pysshfs.vfs.renames import RENAME_NOREPLACE
 from tests.support.fake_mount import Mount, Task, mounted, settle, start
 from tests.support.fake_remote import OPENSSH, ROOMY
 from tests.support.memory_tree import START, MemoryTree

@@ -19,7 +19,7 @@ from pysshfs.errors import FilesystemError
 from pysshfs.remotefs import AttributeChange
 from pysshfs.vfs import caller
 from pysshfs.vfs.config import VfsConfig
-from pysshfs.vfs.namespace import RENAME_NOREPLACE
+from pysshfs.vfs.renames import RENAME_NOREPLACE
 from tests.support.cuts import Cuts, new_tree
 from tests.support.fake_mount import Mount, mounted
 from tests.support.fake_remote import OPENSSH

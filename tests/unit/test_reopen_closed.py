@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
+from pysshfs.errors import FX_PERMISSION_DENIED, FilesystemError, RemoteStatusError
 from pysshfs.vfs.filesystem import ROOT_NUMBER
 from tests.support.cuts import both, new_tree
-from tests.support.fake_mount import mounted, settle, start
+from tests.support.fake_mount import Mount, mounted, settle, start
 
 if TYPE_CHECKING:
     from tests.support.memory_tree import MemoryTree
@@ -108,3 +111,58 @@ async def test_data_of_a_file_that_was_closed_is_delivered_later(carried_out: bo
         assert mount.fs.statistics()["open_files"] == 0
 
 
+# --- permissions of one's own -------------------------------------------------------------------
+
+
+def forbid_once(mount: Mount, times: int) -> None:
+    """The next OPENs are refused as the server refuses an ordinary user a 0444 file."""
+    mount.remote.fail_next("open", RemoteStatusError(FX_PERMISSION_DENIED), times)
+
+
+async def test_what_was_created_read_only_is_written_to_the_end() -> None:
+    """As git does with its objects: the mode forbids opening, not writing."""
+    async with mounted(new_tree()) as mount:
+        fh = await mount.create(b"object", 0o444, os.O_WRONLY)
+        mount.remote.hold()
+        await mount.fs.write(fh, 0, b"content")
+        mount.remote.drop_connection()
+        forbid_once(mount, 2)  # the attempt, and the one that tells why
+        await mount.reconnect()
+        await mount.close(fh)
+        assert mount.tree.read_file(b"object") == b"content"
+        assert mount.tree.find(b"object").mode == stat.S_IFREG | 0o444
+
+
+async def test_the_creation_of_what_is_read_only_may_be_in_doubt() -> None:
+    async with mounted(new_tree()) as mount, trio.open_nursery() as nursery:
+        assert await mount.find(b"object") is None
+        mount.remote.hold()
+        creating = start(
+            nursery, mount.fs.create, ROOT_NUMBER, b"object", 0o444, os.O_WRONLY | os.O_EXCL
+        )
+        await settle()
+        mount.remote.drop_connection()
+        forbid_once(mount, 1)
+        await mount.reconnect()
+        await settle()
+        reply, entry = creating.result()
+        mount.counted(entry)
+        await mount.fs.write(reply.fh, 0, b"content")
+        await mount.close(reply.fh)
+        assert mount.tree.read_file(b"object") == b"content"
+        assert mount.tree.find(b"object").mode == stat.S_IFREG | 0o444
+
+
+async def test_the_permission_of_anothers_file_is_not_touched() -> None:
+    tree = new_tree()
+    tree.write_file(b"f", b"old")
+    async with mounted(tree) as mount:
+        fh = await mount.open(b"f", os.O_RDWR)
+        mount.remote.drop_connection()
+        forbid_once(mount, 1)
+        await mount.reconnect()
+        assert mount.remote.count("setstat") == 0
+        with pytest.raises(FilesystemError) as caught:
+            await mount.fs.read(fh, 0, 10)
+        assert caught.value.errno == errno.ESTALE
+        await mount.fs.release(fh)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from pysshfs.reply import Reply
-    from pysshfs.vfs.calls import OpenFileHandle
+    from pysshfs.vfs.call import OpenFileHandle
     from pysshfs.vfs.server import Server
     from tests.support.memory_tree import MemoryTree, Node
 

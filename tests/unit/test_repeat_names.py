@@ -11,7 +11,7 @@ import trio
 
 from pysshfs.remotefs import AttributeChange
 from pysshfs.vfs.filesystem import ROOT_NUMBER
-from pysshfs.vfs.namespace import RENAME_NOREPLACE
+from pysshfs.vfs.renames import RENAME_NOREPLACE
 from tests.support.cuts import Cuts, both, failing, lose, new_tree
 from tests.support.fake_mount import mounted, settle, start
 from tests.support.fake_remote import OPENSSH
