@@ -179,7 +179,9 @@ async def _serve(
     from pysshfs.vfs.filesystem import ROOT_NUMBER
 
     source, settings, place = plan.invocation.source, plan.invocation.settings, plan.place
-    await filesystem.getattr(ROOT_NUMBER)  # the first question after the mount has its answer
+    # The first question after the mount has its answer, and so have those that must not hang.
+    await filesystem.getattr(ROOT_NUMBER)
+    await filesystem.statfs()
     session = FuseSession(filesystem, _policy(settings, connection))
     background = settings.max_background
     congestion = settings.congestion_threshold or max(background * 3 // 4, 1)

@@ -7,6 +7,7 @@ tables of open files and directories (`fh` to object) and the background task; t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
@@ -39,6 +40,10 @@ T = TypeVar("T")
 
 # How long the root's attributes and the statistics are waited for when they were known before.
 _ROOT_PATIENCE: Final = 1.0  # seconds
+# For a server that does not tell: 8 TiB in blocks of 4 KiB, all free.
+_ROOMY: Final = FilesystemStatistics(
+    4096, 4096, 1 << 31, 1 << 31, 1 << 31, 1 << 30, 1 << 30, 1 << 30, 255
+)
 
 
 class OpenReply(NamedTuple):
@@ -73,7 +78,7 @@ class Filesystem:
         self.server.on_given_up = self.tree.writebacks.given_up
         self._salvage = Salvage(store)
         self.tree.writebacks.on_undelivered = self._salvage.add
-        self._statistics: FilesystemStatistics | None = None  # as last told by the server
+        self._statistics = _ROOMY  # as last told by the server
         self._files = Files(self.tree)
         self._namespace = Namespace(self.tree, lambda: list(self._directories.values()))
         self._renames = Renames(self.tree, lambda: list(self._directories.values()))
@@ -208,19 +213,10 @@ class Filesystem:
         return not runs or bool(attributes.mode & 0o111)
 
     async def statfs(self) -> FilesystemStatistics:
-        """The server's numbers, or the last known when it does not answer; without the extension,
+        """The server's numbers, or the last known when it does not answer; where there are none,
         ones that stop no program."""
-        try:
-            if self._statistics is None:
-                self._statistics = checked_statistics(await self.server.statvfs(b""))
-            else:
-                with trio.move_on_after(_ROOT_PATIENCE):
-                    self._statistics = checked_statistics(await self.server.statvfs(b""))
-        except UnsupportedError:
-            blocks = 1 << 31  # of 4 KiB: 8 TiB, all free
-            return FilesystemStatistics(
-                4096, 4096, blocks, blocks, blocks, 1 << 30, 1 << 30, 1 << 30, 255
-            )
+        with contextlib.suppress(UnsupportedError), trio.move_on_after(_ROOT_PATIENCE):
+            self._statistics = checked_statistics(await self.server.statvfs(b""))
         return self._statistics
 
     # --- files ------------------------------------------------------------------------------

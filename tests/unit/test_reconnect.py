@@ -349,16 +349,19 @@ async def test_the_root_and_the_statistics_are_told_as_last_known() -> None:
         assert mount.fs.server.waiting == 0
 
 
-async def test_what_was_never_known_is_waited_for() -> None:
+async def test_a_root_that_was_never_known_is_waited_for_and_space_is_made_up() -> None:
     async with mounted(new_tree()) as mount, trio.open_nursery() as nursery:
         mount.remote.drop_connection()
-        tasks = [start(nursery, mount.fs.getattr, ROOT_NUMBER), start(nursery, mount.fs.statfs)]
+        looking = start(nursery, mount.fs.getattr, ROOT_NUMBER)
+        asking = start(nursery, mount.fs.statfs)
+        await trio.sleep(1.1)
+        assert asking.result().blocks_available > ROOMY.blocks_available
         await trio.sleep(60)
-        assert not any(task.done for task in tasks)
+        assert not looking.done
         await mount.reconnect()
         await settle()
-        for task in tasks:
-            task.result()
+        looking.result()
+        assert await mount.fs.statfs() == ROOMY
 
 
 async def _result(task: Task) -> Any:
