@@ -7,7 +7,7 @@ DESTDIR ?=
 LIB = set -eu; checkout='$(CURDIR)'; . scripts/lib.sh;
 IN_VENV = .venv/bin/python -m
 
-.PHONY: help demo test lint bench bench-quick install uninstall clean
+.PHONY: help demo test sweep lint bench bench-quick install uninstall clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): ## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -17,6 +17,10 @@ demo: ## mount a folder from a local server, use it, unmount it
 
 test: ## ruff, mypy and pytest
 	@scripts/test
+
+sweep: ## cut the connection at every packet of a job (half an hour)
+	@$(LIB) need_tests; prepare test; provide_sshd_directory
+	PYSSHFS_SWEEP=all $(IN_VENV) pytest tests/faults/test_sweep.py
 
 lint: ## ruff and mypy only
 	@$(LIB) prepare test
