@@ -50,7 +50,7 @@ _EXIT_CODES: Final[dict[type[errors.PysshfsError], ExitCode]] = {
 }
 # How long unmounting may spend on delivering what is still buffered (seconds).
 _FLUSH_SECONDS: Final = 60
-# The same when the mount was aborted (seconds): somebody wants to be rid of it.
+# The same when the mount was aborted, and for what is written during the above (seconds).
 _ABORT_SECONDS: Final = 5
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -202,6 +202,7 @@ async def _serve(
                 end.code = ExitCode.ABORTED if ended is Ended.ABORTED else ExitCode.OK
                 await end.deliver(_FLUSH_SECONDS if ended is Ended.UNMOUNTED else _ABORT_SECONDS)
                 nursery.cancel_scope.cancel()
+            await end.deliver_last()
         finally:
             end.give_up_rest()
             control.close()
@@ -218,6 +219,7 @@ class _End:
 
     def __init__(self, connection: ServerConnection, filesystem: Filesystem) -> None:
         self.code = ExitCode.OK
+        self._was_delivered = False  # all that was written until a signal came
         self._connection = connection
         self._filesystem = filesystem
 
@@ -232,13 +234,20 @@ class _End:
             scope.cancel()
 
     async def _deliver_then_stop(self, scope: trio.CancelScope) -> None:
-        await self.deliver(_FLUSH_SECONDS)
+        self._was_delivered = await self.deliver(_FLUSH_SECONDS)
         scope.cancel()
 
-    async def deliver(self, seconds: float) -> None:
-        """Wait until the server has what was written, for as long."""
+    async def deliver(self, seconds: float) -> bool:
+        """Wait until the server has what was written, for as long; whether it has."""
         with trio.move_on_after(seconds), contextlib.suppress(errors.ConnectionLostError):
             await self._filesystem.flush_all()
+            return True
+        return False
+
+    async def deliver_last(self) -> None:
+        """What programs wrote while the rest was on its way: from now on they cannot."""
+        if self._was_delivered:
+            await self.deliver(_ABORT_SECONDS)
 
     def give_up_rest(self) -> None:
         """What is not delivered by now is saved here, and whatever still waits fails."""
@@ -284,6 +293,7 @@ def _policy(settings: Settings, connection: ServerConnection) -> Policy:
         timeout=settings.timeout,
         others_timeout=settings.others_timeout,
         silence=connection.silence,
+        may_be_here=connection.may_be_here,
     )
 
 

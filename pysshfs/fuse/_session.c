@@ -147,6 +147,7 @@ WRAP(create, parent, 0,
  * directory on a lock that no signal interrupts. */
 #define INIT_PARALLEL_DIROPS (1U << 18)
 static int correct_init_reply;
+static int device = -1; /* the session's /dev/fuse */
 
 static void wrapped_init(void *userdata, struct fuse_conn_info *conn)
 {
@@ -303,7 +304,7 @@ int exported_mount(struct fuse_session *se, const char *mountpoint)
         result = fuse_session_custom_io(se, &plain_io, fuse_session_fd(se));
 #endif
     if (result == 0) {
-        int fd = fuse_session_fd(se);
+        int fd = device = fuse_session_fd(se);
         int flags = fcntl(fd, F_GETFL);
         if (flags == -1 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) == -1)
             perror("pysshfs: /dev/fuse");
@@ -385,11 +386,19 @@ static PyObject *py_negotiated(PyObject *self, PyObject *unused)
         (negotiated.want & FUSE_CAP_ASYNC_READ) ? Py_True : Py_False);
 }
 
+static PyObject *py_device(PyObject *self, PyObject *unused)
+{
+    (void)self;
+    (void)unused;
+    return PyLong_FromLong(device);
+}
+
 static PyMethodDef methods[] = {
     {"current", py_current, METH_NOARGS,
      "(serial, operation, inode, detail, thread id, uid) of the request being started."},
     {"configure", py_configure, METH_VARARGS,
      "configure(callback, options, max_background, congestion_threshold), before init()."},
+    {"device", py_device, METH_NOARGS, "The descriptor of the session's /dev/fuse; -1 before init()."},
     {"negotiated", py_negotiated, METH_NOARGS, "What INIT settled with the kernel."},
     {NULL, NULL, 0, NULL},
 };

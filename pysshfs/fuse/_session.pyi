@@ -18,3 +18,6 @@ def configure(
 
 def negotiated() -> dict[str, int | bool]:
     """What INIT settled with the kernel."""
+
+def device() -> int:
+    """The descriptor of the session's /dev/fuse; -1 before `pyfuse3.init`."""

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
 import trio
 
 from pysshfs.errors import errno_of
-from pysshfs.fuse import signals
+from pysshfs.fuse import deadlock, signals
 from pysshfs.fuse.binding import _session, pyfuse3
 from pysshfs.fuse.signals import Pending
 from pysshfs.vfs import caller
@@ -74,6 +74,7 @@ class Policy(NamedTuple):
     timeout: float = 0.0  # for a server that does not answer, then ETIMEDOUT; 0: for ever
     others_timeout: float = 60.0  # the longest call of another user, then ETIMEDOUT; 0: any
     silence: Callable[[], float] = lambda: 0.0  # since the connection stopped answering; 0: it does
+    may_be_here: Callable[[], bool] = lambda: False  # whether the server may be this machine
 
 
 class Request(caller.Caller):
@@ -81,6 +82,7 @@ class Request(caller.Caller):
 
     __slots__ = (
         "began",
+        "deadlocked",
         "inode",
         "interrupted",
         "is_close",
@@ -98,11 +100,18 @@ class Request(caller.Caller):
         self.began = trio.current_time()
         self.started = time.monotonic()
         self.interrupted = False  # if the scope is cancelled, it is for that: EINTR
+        self.deadlocked = False  # if the scope is cancelled, it is for that: EDEADLK
         self.is_close = self.operation == "flush"  # and its sender has not been looked at
 
     def end_by(self, when: float) -> None:
         """Give up then (trio's clock), if not before."""
         self.scope.deadline = min(self.scope.deadline, when)
+
+    def why_ended(self) -> int:
+        """The errno when the scope was cancelled: by an interrupt, by `_look` or by a limit."""
+        if self.deadlocked:
+            return errno.EDEADLK
+        return errno.EINTR if self.interrupted else errno.ETIMEDOUT
 
 
 class Requests:
@@ -115,10 +124,13 @@ class Requests:
         self._active: dict[int, Request] = {}
         self._early = 0
         self._followers_until = -math.inf
+        self._deadlock = deadlock.Deadlock(policy.may_be_here)
         self._exiting: dict[int, float] = {}  # thread to when it stops to wait
         self._watched: set[int] = set()
         self._has_active = trio.Event()
         self._has_watched = trio.Event()
+        # Called at each look, while something is being served.
+        self.on_look: Callable[[], None] = lambda: None
         self.served = 0
         self.interrupts_seen = 0
         self.interrupts_honoured = 0
@@ -180,17 +192,21 @@ class Requests:
                 await trio.sleep(interval)
             began = time.monotonic()
             self._look()
+            self.on_look()
             # Of thousands, less often.
             interval = max(_WATCH_INTERVAL, (time.monotonic() - began) / _LARGEST_SHARE)
 
     def _look(self) -> None:
         policy, now = self._policy, trio.current_time()
-        silence = policy.silence() if policy.timeout else 0.0
+        silence = policy.silence()
         for request in self.active:
             age = now - request.began
             if request.serial in self._watched:
                 self._consider(request)
             if policy.timeout and min(age, silence) >= policy.timeout:
+                request.scope.cancel()
+            elif silence and self._deadlock.includes(request.tid, request.operation):
+                request.deadlocked = True
                 request.scope.cancel()
             elif request.is_close and age >= _LONG_FLUSH:
                 self._look_at_close(request)
@@ -213,6 +229,9 @@ class Requests:
         is_others = request.uid != self._policy.owner and request.tid != 0
         limit = self._others_limit if is_others else self._limit
         request.scope.deadline = request.began + limit
+        if self._deadlock.is_expected(request.tid, request.operation):
+            request.deadlocked = True
+            request.end_by(request.began + deadlock.PATIENCE)
         if not self._active:
             self._has_active.set()
         self._active[request.serial] = request
@@ -250,8 +269,8 @@ class Requests:
                 with request.scope:
                     if not request.scope.cancel_called:  # before it began
                         return await handler(*args, **kwargs)
-                # Here only if the scope was cancelled: by an interrupt or by a time limit.
-                result = errno.EINTR if request.interrupted else errno.ETIMEDOUT
+                # Here only if the scope was cancelled.
+                result = request.why_ended()
                 self.interrupted_in_flight += request.interrupted and request.scope.cancelled_caught
                 raise pyfuse3.FUSEError(result)
             except Exception as error:

@@ -1,7 +1,8 @@
 """One FUSE session: mounting, serving until it ends, unmounting.
 
 `FuseSession` owns pyfuse3 (of which there is one per process). `serve` is the only task that runs
-pyfuse3's loop; it returns why the mount ended and never unmounts: `close` does.
+pyfuse3's loop; it returns why the mount ended and never unmounts: `close` does. Whether the kernel
+has ended the connection shows at its descriptor (POLLERR), looked at while something is served.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import enum
 import logging
 import os
+import select
 import tempfile
 from typing import TYPE_CHECKING, Final
 
@@ -64,6 +66,8 @@ class FuseSession:
         self._filesystem = filesystem
         self.mountpoint = ""
         self.connection: int | None = None
+        self._device = select.poll()
+        self._serving = trio.CancelScope()
 
     def mount(
         self,
@@ -90,6 +94,7 @@ class FuseSession:
             finally:
                 os.dup2(saved, 2)
                 os.close(saved)
+        self._device.register(_session.device(), 0)
         self.mountpoint = mountpoint
         entry = mountinfo.mount_at(os.fsencode(mountpoint))
         self.connection = entry.minor if entry is not None else None
@@ -105,9 +110,17 @@ class FuseSession:
             nursery.start_soon(self._filesystem.run)
             nursery.start_soon(self._operations.run)
             nursery.start_soon(self.requests.watch)
-            await pyfuse3.main(min_tasks=2, max_tasks=_MAX_WORKERS)
+            self.requests.on_look = self._end_if_gone
+            with self._serving:
+                await pyfuse3.main(min_tasks=2, max_tasks=_MAX_WORKERS)
             nursery.cancel_scope.cancel()
         return Ended.ABORTED if self._is_still_mounted() else Ended.UNMOUNTED
+
+    def _end_if_gone(self) -> None:
+        """pyfuse3 waits for all that is being served, for a server that does not answer, say, even
+        when the kernel has given it all up."""
+        if self._device.poll(0):
+            self._serving.cancel()
 
     def _is_still_mounted(self) -> bool:
         place = os.fsencode(self.mountpoint)

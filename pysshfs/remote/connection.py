@@ -179,6 +179,10 @@ class ServerConnection:
         silent = self.session.silence()
         return silent if silent > max(_SILENCE_SECONDS, 4 * self.round_trip) else 0.0
 
+    def may_be_here(self) -> bool:
+        """Whether the server may be this very machine."""
+        return self._link is not None and self._link.may_be_here
+
     async def login_owner(self) -> tuple[int, int]:
         """Owner and group of the login directory: protocol 3 says no more of who we are there."""
         if self.session is None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import ipaddress
 import logging
 import os
 import signal
@@ -79,6 +80,7 @@ class Link:
         self.server_version = ""
         self.cipher = ""
         self.extensions: dict[bytes, bytes] = {}
+        self.may_be_here = True  # whether the server may be this very machine
         self._bridge = bridge
         self._route = route
         self._on_lost = on_lost
@@ -111,6 +113,7 @@ class Link:
                 # the kernel must not go on delivering requests of a session that was given up.
                 self._socket = hop.get_extra_info("socket")
                 self._on_close(_RESET)
+            self.may_be_here = len(self._hops) > 1 or _may_lead_here(self._socket)
             waypoint.logged_in(hop)
 
     async def _open_hop(self, waypoint: Waypoint, attempts: int) -> asyncssh.SSHClientConnection:
@@ -301,6 +304,18 @@ class Link:
         self._on_close(_RESET)
         self.abort()
         await self.gone()
+
+
+def _may_lead_here(sock: TransportSocket | None) -> bool:
+    """Whether the other end may be this machine. What lies behind a proxy is not known."""
+    if sock is None or sock.family == socket.AF_UNIX:
+        return True
+    try:
+        ours, theirs = sock.getsockname()[0], sock.getpeername()[0]
+    except OSError:
+        return True
+    # The kernel goes to an address of its own from that same address, but for 127.0.0.0/8.
+    return bool(ours == theirs or ipaddress.ip_address(theirs.partition("%")[0]).is_loopback)
 
 
 def _explained(waypoint: Waypoint, error: Exception) -> StartupError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import trio
@@ -264,7 +265,12 @@ class Filesystem:
 
     async def opendir(self, number: int) -> int:
         stream = DirectoryStream(self.tree, self.tree.inodes.get(number))
-        await stream.open()
+        # df opens the root, too; whoever reads it waits there. Not for a server that is merely
+        # slow: some programs take an error while reading for the end.
+        is_hopeless = number == ROOT_NUMBER and not self.server.is_up
+        patience = _ROOT_PATIENCE if is_hopeless else math.inf
+        with trio.move_on_after(patience):
+            await stream.open()
         return self._new_fh(self._directories, stream)
 
     async def readdir(self, fh: int, offset: int) -> AsyncGenerator[ListReply, None]:

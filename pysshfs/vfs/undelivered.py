@@ -5,11 +5,12 @@ on the server, the permission was lost, the disk is full, or the daemon ends whi
 down. For each remote path there is one sparse file, with the bytes at the offsets where they
 belong, and beside it `<name>.json`, which says of what it is a part:
 
-    {"source": "me@host:dir", "path": "/home/me/a%20file", "reason": "...",
+    {"source": "me@host:dir", "path": "notes/a%20file", "reason": "...",
      "time": "2026-11-20T13:25:01+00:00", "ranges": [[offset, length], ...]}
 
-The path is percent-escaped, because it may hold any bytes; so it is in the file's name. Bytes that
-no range covers were never written here: they are holes, not zeros.
+The path is relative to the directory of `source`, and percent-escaped, because it may hold any
+bytes; so it is in the file's name. Bytes that no range covers were never written here: they are
+holes, not zeros.
 
 An `UndeliveredStore` owns the directory's descriptor and the table of files that this mount saved.
 The directory may come to lie under the mountpoint, so it is opened before the mount, and afterwards

@@ -110,8 +110,11 @@ def test_a_second_signal_does_not_wait_for_a_silent_server(
         with pytest.raises(subprocess.TimeoutExpired):
             daemon.wait(1)
         daemon.terminate()
-        assert daemon.wait(10) == ExitCode.OK
+        assert daemon.wait(10) == ExitCode.UNDELIVERED
         assert work.entry() is None
+        undelivered = work.home / ".local/state/pysshfs/undelivered"
+        (saved,) = undelivered.glob("*.data")
+        assert saved.stat().st_mode & 0o777 == 0o600
     finally:
         for pid in sessions:
             os.kill(pid, signal.SIGCONT)
@@ -174,13 +177,28 @@ def test_an_abort_leaves_the_mount_dead(
     assert work.entry() is None
 
 
-def test_the_server_dies(work: Workspace, own_server: Sshd, remote: Path) -> None:
+def test_without_reconnect_the_mount_ends_with_the_server(
+    work: Workspace, own_server: Sshd, remote: Path
+) -> None:
     log = work.directory / "log"
-    daemon = work.foreground(own_server.source(remote), *own_server.options(), log=log)
+    options = [*own_server.options(), "no_reconnect"]
+    daemon = work.foreground(own_server.source(remote), *options, log=log)
     own_server.kill()
     assert daemon.wait(20) == ExitCode.CONNECTION_LOST
-    assert "lost" in one_line(log.read_text())
+    assert "is lost: unmounting" in log.read_text()
     assert work.entry() is None
+
+
+def test_the_mount_outlives_the_server(
+    work: Workspace, own_server: Sshd, remote: Path
+) -> None:
+    daemon = work.foreground(own_server.source(remote), *own_server.options())
+    own_server.restart()
+    shown = work.run(["cat", str(work.mountpoint / "file")], check=True).stdout
+    assert shown == "content"
+    assert work.status()["reconnects"] >= 1
+    daemon.terminate()
+    assert daemon.wait(20) == ExitCode.OK
 
 
 def test_a_connection_gone_silent_is_noticed(
@@ -188,7 +206,7 @@ def test_a_connection_gone_silent_is_noticed(
 ) -> None:
     daemon = work.foreground(
         own_server.source(remote), *own_server.options(),
-        "ServerAliveInterval=1", "ServerAliveCountMax=1",
+        "ServerAliveInterval=1", "ServerAliveCountMax=1", "no_reconnect",
     )  # fmt: skip
     for pid in own_server.session_pids():
         os.kill(pid, signal.SIGSTOP)
