@@ -258,10 +258,10 @@ def _deliver(path: Path) -> None:
     before = ask(path, "status", 1.0)
     if not before.get("unacknowledged_bytes"):
         return
-    if sys.stderr.isatty():
-        print(f"pysshfsctl: {undelivered_text(before, time.time())}", file=sys.stderr)
     code, words = ExitCode.FAILURE, ""
     try:
+        if sys.stderr.isatty():
+            print(f"pysshfsctl: {undelivered_text(before, time.time())}", file=sys.stderr)
         answer = ask(path, "flush", _FLUSH_SECONDS)
         if answer.get("ok"):
             return

@@ -74,7 +74,7 @@ def wait_let_go(mount: Mount) -> None:
 
 @pytest.mark.parametrize(
     "walker",
-    [["find", "."], ["ls", "-R", "."], ["du", "."], ["cp", "-r", "sub/mnt/other", "sub/copy"]],
+    [["find", "."], ["ls", "-R", "."]],
     ids=lambda argv: argv[0],
 )
 def test_a_walk_into_the_mount_itself_ends_in_an_error(
@@ -90,6 +90,7 @@ def test_a_walk_into_the_mount_itself_ends_in_an_error(
         wait_let_go(mount)
 
 
+@pytest.mark.parametrize("network", [SFTP_SERVER], indirect=True, ids=["program"])
 def test_from_the_cache_the_walk_comes_to_the_end_of_all_paths(network: Network) -> None:
     """What the daemon remembers it tells the server, too: then nothing waits for itself, and the
     tree goes on and on until paths are too long."""
@@ -129,7 +130,7 @@ def test_the_walker_is_freed_by_a_signal(network: Network, which: signal.Signals
 
 
 @pytest.mark.parametrize("way", ["abort", "umount -l", "umount -f", "SIGTERM"])
-@pytest.mark.parametrize("after", [0.2, 1.5, 2.6])
+@pytest.mark.parametrize("after", [0.2, 2.6])
 def test_the_mount_can_be_ended_at_any_moment(network: Network, way: str, after: float) -> None:
     with own_tree(network, *(["dir_cache=no"] if after < 2 else [])) as mount:
         belongings = Belongings(mount)
