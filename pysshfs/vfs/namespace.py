@@ -11,14 +11,14 @@ from __future__ import annotations
 import errno
 import logging
 import stat
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from pysshfs.errors import FilesystemError, RemoteStatusError, UnsupportedError
 from pysshfs.remotefs import AttributeChange, OpenMode
 from pysshfs.reply import unless_interrupted
 from pysshfs.vfs import diagnose, idmap
 from pysshfs.vfs.call import OpenFileHandle
-from pysshfs.vfs.repeat import is_missing
+from pysshfs.vfs.repeat import Removing, is_missing
 from pysshfs.vfs.sanity import NAME_MAX, FileAttributes, checked_link_target
 
 if TYPE_CHECKING:
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     Diagnosis = Callable[[Server, bytes, FilesystemError], Awaitable[FilesystemError]]
 
 log = logging.getLogger(__name__)
-
-_MAKES: Final = frozenset({"open, exclusive", "mkdir", "symlink", "link"})
-
 
 class Namespace:
     """The operations on names. `streams` are the open directories, which must hear of removals."""
@@ -90,10 +87,14 @@ class Namespace:
         """What a thread finds that was interrupted in changing this name, and is about to try it
         again: with the outcome open, the state from before. The kernel would otherwise refuse the
         repeated call before it can be joined with the first."""
-        known = self._tree.inodes.child(parent, name)
-        if known is None or known.told is None or call.method in _MAKES:
+        path = self._tree.child_path(parent, name)
+        attributes = call.doubt.before.get(path) if call.doubt is not None else None
+        if attributes is None:
             return None
-        return known, known.told
+        # The kernel may have forgotten it: it drops what an interrupted call was about.
+        inode = self._tree.inodes.intern(parent, name)
+        inode.kind = stat.S_IFMT(attributes.mode)
+        return inode, attributes
 
     async def _look_up_on_server(
         self, parent: Inode, name: bytes
@@ -235,27 +236,31 @@ class Namespace:
     # --- removing ------------------------------------------------------------------
 
     async def unlink(self, parent: Inode, name: bytes) -> None:
-        path, late = self._about_to_remove(parent, name)
+        path, doubt, late = self._about_to_remove(parent, name)
         await self._tree.server.remove(
-            path, late, lambda reply: self._removal_answered(parent, name, reply)
+            path, doubt, late, lambda reply: self._removal_answered(parent, name, reply)
         )
 
     async def rmdir(self, parent: Inode, name: bytes) -> None:
-        path, late = self._about_to_remove(parent, name)
+        path, doubt, late = self._about_to_remove(parent, name)
         server = self._tree.server
         try:
             await server.rmdir(
-                path, late, lambda reply: self._removal_answered(parent, name, reply)
+                path, doubt, late, lambda reply: self._removal_answered(parent, name, reply)
             )
         except FilesystemError as error:
             raise await diagnose.removal(server, path, error) from None
 
-    def _about_to_remove(self, parent: Inode, name: bytes) -> tuple[bytes, Callable[[], None]]:
-        path = self._tree.child_path(parent, name)
-        self._tree.names_changed(parent)
+    def _about_to_remove(
+        self, parent: Inode, name: bytes
+    ) -> tuple[bytes, Removing, Callable[[], None]]:
+        tree = self._tree
+        path = tree.child_path(parent, name)
+        doubt = Removing(path, tree.as_told((path, tree.inodes.child(parent, name))))
+        tree.names_changed(parent)
         # Whether it happens is not known to a caller who is interrupted, so ask from now on.
-        self._tree.name_changed(parent, name)
-        return path, self._tree.name_is_out_of_date(parent, name)
+        tree.name_changed(parent, name)
+        return path, doubt, tree.name_is_out_of_date(parent, name)
 
     def _removal_answered(self, parent: Inode, name: bytes, reply: Reply[None]) -> None:
         if reply.error is None:

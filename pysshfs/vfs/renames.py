@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pysshfs.errors import FilesystemError, RemoteStatusError
 from pysshfs.vfs import diagnose
-from pysshfs.vfs.repeat import Moving
+from pysshfs.vfs.repeat import Moving, Removing
 from pysshfs.vfs.sanity import NAME_MAX
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pysshfs.vfs.directories import DirectoryStream
     from pysshfs.vfs.inodes import Inode
     from pysshfs.vfs.repeat import Version
+    from pysshfs.vfs.sanity import FileAttributes
     from pysshfs.vfs.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class _Move(NamedTuple):
 
     old: bytes
     new: bytes
+    before: dict[bytes, FileAttributes]
     inode: Inode | None
     source: Version | None
     target: Version | None
@@ -72,9 +74,11 @@ class Renames:
         tree = self._tree
         moved = tree.inodes.child(parent, name)
         replaced = tree.inodes.child(new_parent, new_name)
+        old, new = tree.child_path(parent, name), tree.child_path(new_parent, new_name)
         move = _Move(
-            tree.child_path(parent, name),
-            tree.child_path(new_parent, new_name),
+            old,
+            new,
+            tree.as_told((old, moved), (new, replaced)),
             moved,
             self._identity(moved),
             self._identity(replaced),
@@ -104,7 +108,12 @@ class Renames:
         """The request that does it; its success is seen to even when its caller has left."""
         tree = self._tree
         doubt = Moving(
-            move.old, move.new, move.source, move.target, target_absent=move.target_absent
+            move.old,
+            move.new,
+            move.source,
+            move.target,
+            target_absent=move.target_absent,
+            before=move.before,
         )
         send = tree.server.posix_rename if replacing else tree.server.rename
 
@@ -171,7 +180,7 @@ class Renames:
             server.rename_back(aside, move.new, back)
             raise
         # The rename is done; that the old file goes, too, is nobody's error but its own.
-        server.remove(aside).add_callback(_log_removal)
+        server.remove(aside, Removing(aside)).add_callback(_log_removal)
 
     def _renamed(self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes) -> None:
         tree = self._tree

@@ -24,8 +24,11 @@ from pysshfs.errors import FX_NO_SUCH_FILE, FilesystemError, RemoteStatusError
 from pysshfs.remotefs import AttributeChange, OpenMode
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pysshfs.remotefs import Attributes, RemoteFS, RemoteHandle
     from pysshfs.reply import Reply
+    from pysshfs.vfs.sanity import FileAttributes
 
 
 class Rule(enum.Enum):
@@ -77,6 +80,7 @@ NOT_TWICE: Final = CHANGES - {"open, truncating", "setstat", "lsetstat", "fsetst
 # These change two paths.
 MOVES: Final = frozenset({"rename", "posix_rename"})
 
+_NOTHING: Final[Mapping[bytes, FileAttributes]] = {}
 # Seconds: times on the server are whole, and a request may lie in a queue for a moment.
 _SLACK: Final = 2.0
 # Until something was made, by how much the server's clock may differ.
@@ -97,6 +101,8 @@ class Doubt(Protocol):
     """How to find out whether a request was carried out."""
 
     since: float  # when it was sent (our time)
+    # What the kernel had been told of the paths that it changes, before it was sent.
+    before: Mapping[bytes, FileAttributes]
 
     async def settle(self, remote: RemoteFS) -> Done | None:
         """None: it was not, and may be sent again. Raises the error that the caller gets, or
@@ -200,6 +206,7 @@ class Making:
         self._kind = kind
         self._strict = strict
         self.since = time.time()
+        self.before: Mapping[bytes, FileAttributes] = _NOTHING
 
     async def settle(self, remote: RemoteFS) -> Done | None:
         found = await _found(remote.lstat(self.path))
@@ -243,14 +250,15 @@ class Truncating:
         self._marks = marks
         self._path = path
         self._mode = mode & ~OpenMode.TRUNCATE
-        self._before = before
+        self._version = before
         self.since = time.time()
+        self.before: Mapping[bytes, FileAttributes] = _NOTHING
 
     async def settle(self, remote: RemoteFS) -> Done | None:
         handle = await remote.open(self._path, self._mode)
         try:
             now = version_of(await remote.fstat(handle))
-            is_untouched = self._before in (None, now) or self._marks.is_older(now, self.since)
+            is_untouched = self._version in (None, now) or self._marks.is_older(now, self.since)
             if now.size and is_untouched:
                 await remote.fsetstat(handle, AttributeChange(size=0))
         except RemoteStatusError:
@@ -263,8 +271,9 @@ class Removing:
     """unlink, rmdir whose caller has left: not repeated, since who knows when that would be, but
     looked at, for who makes the same call again."""
 
-    def __init__(self, path: bytes) -> None:
+    def __init__(self, path: bytes, before: Mapping[bytes, FileAttributes] = _NOTHING) -> None:
         self.since = 0.0
+        self.before = before
         self._path = path
 
     async def settle(self, remote: RemoteFS) -> Done | None:
@@ -284,8 +293,10 @@ class Moving:
         *,
         target_absent: bool,
         aside: bool = False,
+        before: Mapping[bytes, FileAttributes] = _NOTHING,
     ) -> None:
         self.since = 0.0
+        self.before = before
         self._old = old
         self._new = new
         self._source = source

@@ -14,7 +14,6 @@ from pysshfs.remotefs import OpenMode
 from pysshfs.reply import Reply
 from pysshfs.vfs.call import Call, Change, Opening
 from pysshfs.vfs.calls import Calls
-from pysshfs.vfs.repeat import Removing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
         RemoteHandle,
     )
     from pysshfs.vfs.call import OpenFileHandle
-    from pysshfs.vfs.repeat import Doubt, Making, Moving, Truncating
+    from pysshfs.vfs.repeat import Doubt, Making, Moving, Removing, Truncating
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -239,13 +238,17 @@ class Server(Calls):
         )
 
     def rmdir(
-        self, path: bytes, late: Callable[[], None], answered: Callable[[Reply[None]], None]
+        self,
+        path: bytes,
+        doubt: Removing,
+        late: Callable[[], None],
+        answered: Callable[[Reply[None]], None],
     ) -> Reply[None]:
         return self._change(
             "rmdir",
             lambda remote: remote.rmdir(path),
             (path,),
-            doubt=Removing(path),
+            doubt=doubt,
             late=late,
             answered=answered,
         )
@@ -253,6 +256,7 @@ class Server(Calls):
     def remove(
         self,
         path: bytes,
+        doubt: Removing,
         late: Callable[[], None] | None = None,
         answered: Callable[[Reply[None]], None] | None = None,
     ) -> Reply[None]:
@@ -260,7 +264,7 @@ class Server(Calls):
             "remove",
             lambda remote: remote.remove(path),
             (path,),
-            doubt=Removing(path),
+            doubt=doubt,
             late=late,
             answered=answered,
         )

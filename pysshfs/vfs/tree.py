@@ -160,6 +160,14 @@ class Tree:
         """To be called when the kernel has concluded of this name what turned out otherwise."""
         return lambda: self.kernel.entry_changed(parent.number, name)
 
+    def as_told(self, *found: tuple[bytes, Inode | None]) -> dict[bytes, FileAttributes]:
+        """What the kernel was told of these paths, as far as it knows them."""
+        return {
+            path: inode.told
+            for path, inode in found
+            if inode is not None and inode.told is not None
+        }
+
     def last_version(self, inode: Inode) -> Version | None:
         """What the file was when it was last seen; None when it was changed here since."""
         if inode.seen is None:
