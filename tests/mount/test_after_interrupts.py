@@ -147,3 +147,32 @@ def test_a_thousand_interrupted_opens_leave_nothing(openssh: Sshd) -> None:
         after = status(place.mount)
         assert [after[name] for name in tables] == [known[name] for name in tables]
         assert resident(place.mount.pid) - memory <= 2
+
+
+@pytest.mark.parametrize(
+    ("call", "outcome"),
+    [
+        ("os.mkdir('made')", "os.path.isdir('made')"),
+        ("os.open('made', os.O_CREAT | os.O_WRONLY)", "os.path.isfile('made')"),
+        ("os.rename('file', 'made')", "os.path.isfile('made') and not os.path.exists('file')"),
+        ("os.unlink('file')", "not os.path.exists('file')"),
+        ("os.chmod('file', 0o611)", "os.stat('file').st_mode & 0o777 == 0o611"),
+    ],
+    ids=["mkdir", "create", "rename", "unlink", "chmod"],
+)
+def test_what_happens_after_its_caller_was_killed_is_seen_at_once(
+    openssh: Sshd, call: str, outcome: str
+) -> None:
+    """Whatever the kernel remembers: for a minute, here, that there is no such name."""
+    with own_mount(openssh, "negative_timeout=60", "dcache_timeout=60") as place:
+        fill(place)
+        handling = "signal.signal(signal.SIGINT, signal.SIG_DFL); os.stat('file')"
+        program = start(place, handling, call)
+        with place.silent_server():
+            let_go(program)
+            wait_until("it is blocked", lambda: len(place.requests()) == 1, 10)
+            os.kill(program.pid, signal.SIGINT)
+            assert procs.wait_gone(program, PROMPTLY)
+        place.close()  # the late answers are there
+        look = f"import os; print({outcome})"
+        assert place.run([sys.executable, "-I", "-c", look]).stdout == "True\n"
