@@ -44,3 +44,11 @@ def test_the_parts_of_the_contract_that_are_named_exist() -> None:
 def test_semantics_names_a_test_for_nearly_every_statement() -> None:
     text = (ROOT / "docs" / "semantics.md").read_text()
     assert len(NAMED.findall(text)) >= 12
+
+
+def test_every_promise_about_data_names_its_test() -> None:
+    """Of `docs/data-safety.md`: each row of a table ends with a test."""
+    lines = (ROOT / "docs" / "data-safety.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| ") and not line.endswith("| test |")]
+    assert len(rows) > 20
+    assert [row for row in rows if not NAMED.search(row.rsplit(" | ", 1)[1])] == []
