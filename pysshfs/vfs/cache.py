@@ -36,13 +36,31 @@ class ListedEntry(NamedTuple):
     attributes: FileAttributes | None
 
 
-class CachedListing(NamedTuple):
-    """A whole directory; `expires` is for the attributes in it, on the cache's clock, and
-    `begun_at` the tree's mutation counter when it was asked for."""
+class CachedListing:
+    """A whole directory. On the cache's clock, `expires` is for the attributes in it and
+    `absent_until` for what is not in it; `begun_at` is the tree's mutation counter when it was
+    asked for."""
 
-    entries: tuple[ListedEntry, ...]
-    expires: float
-    begun_at: int
+    __slots__ = ("_by_name", "absent_until", "begun_at", "entries", "expires")
+
+    def __init__(
+        self,
+        entries: tuple[ListedEntry, ...],
+        expires: float,
+        begun_at: int,
+        absent_until: float = 0.0,
+    ) -> None:
+        self.entries = entries
+        self.expires = expires
+        self.absent_until = absent_until
+        self.begun_at = begun_at
+        self._by_name: dict[bytes, ListedEntry] | None = None
+
+    def find(self, name: bytes) -> ListedEntry | None:
+        """The entry of this name."""
+        if self._by_name is None:  # most listings are never asked
+            self._by_name = {entry.name: entry for entry in self.entries}
+        return self._by_name.get(name)
 
 
 class MetadataCache:
@@ -126,6 +144,10 @@ class MetadataCache:
 
     def store_absent(self, parent: int, name: bytes) -> None:
         self._absent[parent, name] = self._lately_absent[parent, name] = True
+
+    def seen_absent(self, parent: int, name: bytes) -> None:
+        """A listing without the name has answered for it; how long, the listing knows."""
+        self._lately_absent[parent, name] = True
 
     def drop_absent(self, parent: int, name: bytes) -> None:
         self._absent.pop((parent, name), None)

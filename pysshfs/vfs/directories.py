@@ -66,7 +66,8 @@ class DirectoryStream:
         self._depth = _FIRST_IN_FLIGHT
         self._complete = False
         self._begun_at = 0  # the tree's mutation counter when the snapshot was begun
-        self._expires = 0.0  # until when, on the cache's clock, its attributes may be believed
+        # On the cache's clock: when it was asked for, until when its attributes may be believed.
+        self._asked_at = self._expires = 0.0
 
     # --- beginning --------------------------------------------------------------------------
 
@@ -99,7 +100,8 @@ class DirectoryStream:
             self._begun_at = cached.begun_at
             self._complete = True
             return
-        self._expires = tree.cache.clock() + tree.config.stat_timeout
+        self._asked_at = tree.cache.clock()
+        self._expires = self._asked_at + tree.config.stat_timeout
         self._handle = await tree.server.opendir(self.inode.path())
         self._ask()
 
@@ -186,7 +188,12 @@ class DirectoryStream:
         self._seen = set()
         self.close()
         if self._is_current and self.inode.is_linked:
-            listing = CachedListing(tuple(self._entries), self._expires, self._begun_at)
+            listing = CachedListing(
+                tuple(self._entries),
+                self._expires,
+                self._begun_at,
+                absent_until=self._asked_at + self._tree.config.negative_timeout,
+            )
             self._tree.cache.store_listing(self.inode.number, listing)
             self._tree.walk.listed(self.inode, listing.entries)
 
@@ -198,7 +205,7 @@ class DirectoryStream:
     def _is_certain(self, known: Inode | None) -> bool:
         """Whether an entry, and the inode that is `known` under its name, if any, was left alone
         as well. Of a name without an inode it is not known who changed it and was forgotten."""
-        changed_at = self.inode.child_mutated_at if known is None else known.mutated_at
+        changed_at = self.inode.child_mutated_at if known is None else known.last_change
         return changed_at <= self._begun_at and self._is_current
 
     # --- delivering -------------------------------------------------------------------------
@@ -221,7 +228,7 @@ class DirectoryStream:
         if known is not None and known.kind not in (None, stat.S_IFMT(attributes.mode)):
             # Another type than the inode that has the name: a lookup must sort that out.
             return ListReply(entry.name, number, 0, next_offset, None)
-        if known is not None and (known.mutated_at > self._begun_at or known.writeback):
+        if known is not None and (known.last_change > self._begun_at or known.writeback):
             size = max(attributes.size, known.known_size) if known.writeback else attributes.size
             attributes, timeout = attributes._replace(size=size), 0.0
         elif not self._is_certain(known):

@@ -40,10 +40,12 @@ class Inode:
     `parent` is None for the root and for an inode that has no name any more (unlinked, replaced).
     `mutated_at` is the tree's mutation counter at the last change made through this mount: a reply
     to a request sent before that is out of date. `child_mutated_at` is the same for the attributes
-    of whatever is in a directory, so that it outlives an inode which the kernel forgets.
+    of whatever is in a directory, so that it outlives an inode which the kernel forgets:
+    `changed_before` is what it was when this inode was made.
     """
 
     __slots__ = (
+        "changed_before",
         "child_mutated_at",
         "children",
         "data_version",
@@ -71,7 +73,8 @@ class Inode:
         self.holds = 0
         self.children = 0
         self.mutated_at = 0
-        self.child_mutated_at = 0
+        self.changed_before: int = 0 if parent is None else parent.child_mutated_at
+        self.child_mutated_at: int = self.changed_before
         self.kind: int | None = None  # the type bits of its mode, once known
         self.known_size = 0
         self.data_version: tuple[int, int] | None = None  # (mtime, size) that cached pages have
@@ -87,6 +90,12 @@ class Inode:
     def told_version(self) -> tuple[int, int] | None:
         """(mtime, size) that the kernel believes in."""
         return None if self.told is None else (self.told.mtime, self.told.size)
+
+    @property
+    def last_change(self) -> int:
+        """The latest change that was made through this mount to what has its name, as far as is
+        known: it may have been another file's in the directory."""
+        return max(self.mutated_at, self.changed_before)
 
     @property
     def is_linked(self) -> bool:
@@ -281,4 +290,5 @@ class InodeTable:
             self._by_name.pop((parent.number, inode.name), None)
             inode.parent = None
             parent.children -= 1
+            parent.child_mutated_at = max(parent.child_mutated_at, inode.child_mutated_at)
             inode = parent

@@ -79,6 +79,19 @@ class Namespace:
             inode.kind = stat.S_IFMT(cached.attributes.mode)
             inode.known_size = cached.attributes.size
             return inode, cached.attributes
+        return await self._look_up_elsewhere(parent, name)
+
+    async def _look_up_elsewhere(
+        self, parent: Inode, name: bytes
+    ) -> tuple[Inode, FileAttributes] | None:
+        """In a listing of the directory that is still current, or on the server."""
+        tree = self._tree
+        listed = tree.listed(parent, name)
+        if listed is not None:
+            return tree.inodes.intern(parent, name), listed
+        if tree.is_not_listed(parent, name):
+            return None
+        tree.walk.missed(parent, name)
         return await self._look_up_on_server(parent, name)
 
     def _as_before(

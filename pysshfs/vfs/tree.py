@@ -298,6 +298,44 @@ class Tree:
         inode = self.inodes.intern(parent, name)
         return inode, self.remember(inode, attributes, sent_at)
 
+    def listed(self, parent: Inode, name: bytes) -> FileAttributes | None:
+        """What a remembered listing says of a name, if that is current: from then on it is known,
+        as if it had been asked for when the listing was."""
+        listing = self.cache.listing(parent.number)
+        entry = None if listing is None else listing.find(name)
+        if listing is None or entry is None or entry.attributes is None:
+            return None
+        known = self.inodes.child(parent, name)
+        # Of a name without an inode it is not known who changed it and was forgotten.
+        changed_at = parent.child_mutated_at if known is None else known.last_change
+        kind = stat.S_IFMT(entry.attributes.mode)
+        if max(changed_at, parent.mutated_at) > listing.begun_at or (
+            known is not None and known.kind not in (None, kind)
+        ):
+            return None
+        if self.cache.clock() >= listing.expires:
+            return None
+        inode = self.inodes.intern(parent, name)
+        inode.kind = kind
+        inode.found(entry.attributes)
+        self.cache.store_attributes(inode.number, entry.attributes, listing.expires)
+        self.walk.answered(parent)
+        return entry.attributes
+
+    def is_not_listed(self, parent: Inode, name: bytes) -> bool:
+        """Whether a listing from just now shows that there is no such name."""
+        listing = self.cache.listing(parent.number)
+        if (
+            listing is None
+            or parent.mutated_at > listing.begun_at
+            or self.cache.clock() >= listing.absent_until
+            or listing.find(name) is not None
+        ):
+            return False
+        self.cache.seen_absent(parent.number, name)
+        self.walk.answered(parent)
+        return True
+
     async def attributes(self, inode: Inode) -> FileAttributes:
         """The attributes, at most the cache's lifetime old.
 
@@ -315,6 +353,11 @@ class Tree:
         cached = self.cache.attributes(inode.number)
         if cached is not None:
             return cached.attributes
+        if inode.parent is not None:
+            listed = self.listed(inode.parent, inode.name)
+            if listed is not None:
+                return listed
+            self.walk.missed(inode.parent, inode.name)
         return await self.fetch_attributes(inode)
 
     async def fetch_attributes(self, inode: Inode) -> FileAttributes:

@@ -1,11 +1,14 @@
-"""Listing ahead of a program that walks a tree (`ls -R`, find, tar, rm -r).
+"""Listing ahead of a program that walks a tree (`ls -R`, find, tar, rm -r, git status).
 
 Each directory costs two round trips, and a walk pays them one after the other. So once a walk is
 seen, the listings of the directories that it will come to are fetched while it is busy with the
 ones before, into the listing cache, where its opendir finds them.
 
 The pattern is trusted after `_TRUSTED` directories in a row that were each a subdirectory of one
-listed before; a single `ls` of a directory and of one below it fetches nothing. Bounds: at most
+listed before; a single `ls` of a directory and of one below it fetches nothing. A program that asks
+for one name after the other, and lists nothing (git, a compiler's search for a header), pays a
+round trip for each: after `_MISSES` names of one directory within `_MISSES_SECONDS` that is listed
+for it, and counts as walked into. Bounds: at most
 `_IN_FLIGHT` directories at once, and at most a quarter of the listing cache in names that were
 fetched and not asked for yet; a directory that has more by itself is left to the program. What
 nobody asked for before it expired counts as `wasted`, once its room is needed.
@@ -22,6 +25,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import trio
+from cachetools import TTLCache
 
 from pysshfs.errors import FilesystemError
 from pysshfs.vfs.directories import DirectoryStream
@@ -35,6 +39,13 @@ if TYPE_CHECKING:
 
 _TRUSTED: Final = 2
 _IN_FLIGHT: Final = 8
+# Names of one directory that were asked for one by one, and within how many seconds.
+_MISSES: Final = 3
+_MISSES_SECONDS: Final = 2.0
+# A directory is not listed more often for that: programs that make names drop its listing.
+_ASKED_SECONDS: Final = 1.0
+# Directories of which it is remembered that names were asked for, or that they are too long.
+_MOST_MISSED: Final = 256
 # Directories of which it is remembered that a walk may come to them.
 _MOST_EXPECTED: Final = 4096
 # Directories whose subdirectories wait to be fetched.
@@ -51,6 +62,13 @@ class WalkAhead:
         # Directories, each with names below it that are to be fetched, the next one last. Each is
         # held: the kernel need not know it yet.
         self._waiting: deque[tuple[Inode, list[bytes]]] = deque()
+        self._asked: deque[Inode] = deque()  # directories to fetch before those, held likewise
+        clock = tree.cache.clock
+        self._missed: TTLCache[int, set[bytes]] = TTLCache(_MOST_MISSED, _MISSES_SECONDS, clock)
+        self._lately_asked: TTLCache[int, bool] = TTLCache(_MOST_MISSED, _ASKED_SECONDS, clock)
+        self._too_long: TTLCache[int, bool] = TTLCache(
+            _MOST_MISSED, max(tree.config.directory_timeout, 1.0), clock
+        )
         self._followed: set[int] = set()  # directories whose subdirectories were put in `_waiting`
         self._under_way: dict[int, trio.Event] = {}
         # Fetched and not asked for: the room that each listing takes, by inode number, and in all.
@@ -76,6 +94,37 @@ class WalkAhead:
         self._streak += 1
         if self._streak >= _TRUSTED:
             self._follow(inode)
+
+    def missed(self, directory: Inode, name: bytes) -> None:
+        """A program asks for a name of which nothing is known, and the server is about to be."""
+        number = directory.number
+        if (
+            not self._tree.config.directory_timeout
+            or not self._tree.server.is_up
+            or number in self._under_way
+            or number in self._lately_asked
+            or number in self._too_long
+        ):
+            return
+        names = self._missed.get(number, set()) | {name}
+        is_walked_to = number in self._expected and self._streak >= _TRUSTED
+        if len(names) < _MISSES and not is_walked_to:
+            self._missed[number] = names
+            return
+        self._missed.pop(number, None)
+        self._lately_asked[number] = True
+        if number in self._expected:
+            self.opened(directory)
+        if directory not in self._asked and len(self._asked) < _MOST_WAITING:
+            self._tree.inodes.hold(directory)
+            self._asked.append(directory)
+            self._wake.set()
+
+    def answered(self, directory: Inode) -> None:
+        """A listing answered a question for a name: it was not fetched in vain."""
+        if directory.number in self._unused:
+            self._not_unused(directory.number)
+            self._wake.set()
 
     def listed(self, inode: Inode, entries: tuple[ListedEntry, ...]) -> None:
         """The whole listing of this directory is known now."""
@@ -125,6 +174,19 @@ class WalkAhead:
         while self._waiting:
             self._tree.inodes.let_go(self._waiting.pop()[0])
 
+    def _has_next(self) -> bool:
+        return bool(self._asked) or (bool(self._waiting) and self._has_room())
+
+    def _take_asked(self) -> Inode | None:
+        """Likewise, of those whose names are asked for. What is remembered has not answered."""
+        inode = self._asked.popleft()
+        if not inode.is_linked or inode.number in self._under_way:
+            self._tree.inodes.let_go(inode)
+            return None
+        self._tree.cache.drop_listing(inode.number)
+        inode.holds -= 1
+        return inode
+
     def _take_next(self) -> Inode | None:
         """The next directory to fetch, as an inode that lives until `drop_unused`."""
         parent, names = self._waiting[0]
@@ -155,8 +217,8 @@ class WalkAhead:
         """Fetch what waits, within the bounds. Ends by cancellation."""
         async with trio.open_nursery() as nursery:
             while True:
-                while self._waiting and len(self._under_way) < _IN_FLIGHT and self._has_room():
-                    inode = self._take_next()
+                while len(self._under_way) < _IN_FLIGHT and self._has_next():
+                    inode = self._take_asked() if self._asked else self._take_next()
                     if inode is not None:
                         self._under_way[inode.number] = trio.Event()
                         nursery.start_soon(self._fetch, inode)
@@ -178,6 +240,7 @@ class WalkAhead:
             with inodes.kept(inode):
                 names = await stream.read_ahead(self._most_unused)
             if names is None:
+                self._too_long[inode.number] = True
                 self.wasted += 1
             else:
                 self.fetched += 1

@@ -67,6 +67,7 @@ async def prepared(held: bool = True, **options: Any) -> AsyncIterator[Interrupt
         for name in (b"d", b"f", b"g"):
             await mount.entry(name)
         assert await mount.find(b"new") is None
+        await settle()  # what these have listed is here
         mount.remote.calls.clear()
         if held:
             mount.remote.hold()

@@ -85,10 +85,11 @@ async def test_listing_and_lookup_agree_on_numbers() -> None:
 
 async def test_nothing_is_left_after_forget() -> None:
     async with mounted() as mount:
-        for i in range(200):
-            directory = b"d%d" % i
+        directories = [b"d%d" % i for i in range(200)]
+        for directory in directories:
             mount.tree.mkdir(directory)
             mount.tree.write_file(directory + b"/f", b"x")
+        for directory in directories:
             await mount.number(directory + b"/f")
             await mount.names(directory)
         assert len(mount.fs.tree.inodes) == 401
