@@ -93,6 +93,7 @@ class Settings(NamedTuple):
     kernel_cache: bool = False
     auto_cache: bool = False
     readahead: int = 8 << 20
+    prefetch_ttl: float = 1.0  # 0: nothing
     max_write_buffer: int = 16 << 20
     sshfs_sync: bool = False
     disable_hardlink: bool = False
@@ -225,6 +226,8 @@ _OURS = (
            1.0, bounds=_TIMES),
     _cache("readahead", Kind.SIZE, "most that is read ahead per open file; 0: nothing", "BYTES",
            8 << 20, bounds=(0, 1 << 30), shorthands=(("no_readahead", "0"),)),
+    _cache("prefetch_ttl", Kind.SECONDS, "how long small files fetched ahead are good; 0: none are",
+           "SECS", 1.0, bounds=_TIMES),
     _cache("max_write_buffer", Kind.SIZE, "most written data the server has yet to confirm",
            "BYTES", 16 << 20, bounds=(64 << 10, 4 << 30)),
     _cache("direct_io", Kind.FLAG, "bypass the kernel's page cache"),

@@ -67,6 +67,8 @@ class Calls:
         self.on_demand: Callable[[], None] = lambda: None
         # A file was opened again (`Tree.reopened`); whether it still is the same file.
         self.on_reopened: reopen.Check = lambda _inode, _found: None
+        # The session is gone; called before anything else is done about it.
+        self.on_lost: Callable[[], None] = lambda: None
         # There is no hope: whoever waits for data to be delivered must hear of it.
         self.on_given_up: Callable[[ConnectionLostError], None] = lambda _error: None
 
@@ -238,6 +240,7 @@ class Calls:
     def lost(self, error: ConnectionLostError) -> None:
         """The session is gone (see `Recovering`)."""
         self._remote = None
+        self.on_lost()
         self._losses += 1
         for handle in self._files:
             handle.remote = None

@@ -17,6 +17,7 @@ class VfsConfig(NamedTuple):
     cache_entries: int = 10_000
     readahead: int = 8 * 1024 * 1024  # the most, per open file
     total_readahead: int = 64 * 1024 * 1024  # over all open files
+    prefetch_ttl: float = 1.0  # how long a file that was opened ahead may wait; 0: none is
     write_buffer: int = 16 * 1024 * 1024  # unacknowledged bytes over all files
     write_delay: float = 0.5  # how long a partly filled WRITE may wait for more
     synchronous_writes: bool = False

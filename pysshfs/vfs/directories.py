@@ -76,6 +76,7 @@ class DirectoryStream:
         walk = self._tree.walk
         fetching = walk.under_way(self.inode)
         walk.opened(self.inode)
+        self._tree.files_ahead.entered(self.inode)
         if fetching is not None:
             await fetching.wait()
         await self._open()
@@ -196,6 +197,7 @@ class DirectoryStream:
             )
             self._tree.cache.store_listing(self.inode.number, listing)
             self._tree.walk.listed(self.inode, listing.entries)
+            self._tree.files_ahead.listed(self.inode)
 
     @property
     def _is_current(self) -> bool:

@@ -26,7 +26,6 @@ from pysshfs.errors import FX_FAILURE, FilesystemError, RemoteStatusError
 from pysshfs.remotefs import AttributeChange, OpenMode
 from pysshfs.reply import unless_interrupted
 from pysshfs.vfs import diagnose
-from pysshfs.vfs.readahead import FileReader
 from pysshfs.vfs.repeat import Truncating, Version, is_missing
 from pysshfs.vfs.sanity import MAX_SIZE
 from pysshfs.vfs.writeback import Writeback
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
     from pysshfs.reply import Reply
     from pysshfs.vfs.call import OpenFileHandle
     from pysshfs.vfs.inodes import Inode
+    from pysshfs.vfs.prefetch import FileAhead
+    from pysshfs.vfs.readahead import FileReader
     from pysshfs.vfs.sanity import FileAttributes
     from pysshfs.vfs.tree import Tree
 
@@ -60,7 +61,12 @@ class OpenFile:
     )
 
     def __init__(
-        self, tree: Tree, inode: Inode, handle: OpenFileHandle, flags: int
+        self,
+        tree: Tree,
+        inode: Inode,
+        handle: OpenFileHandle,
+        flags: int,
+        reader: FileReader | None = None,
     ) -> None:
         self.inode = inode
         self.handle = handle
@@ -69,13 +75,7 @@ class OpenFile:
         self.appending = bool(flags & os.O_APPEND)
         self.kernel_offset_differs = False
         self.error_seen = inode.writeback.error_sequence if inode.writeback else 0
-        self.reader = FileReader(
-            tree.server,
-            handle,
-            tree.read_budget,
-            tree.config.readahead,
-            lambda: inode.known_size,
-        )
+        self.reader = tree.reader_for(inode, handle) if reader is None else reader
 
 
 class Opened(NamedTuple):
@@ -108,6 +108,10 @@ class Files:
     async def open(self, inode: Inode, flags: int) -> Opened:
         """Open on the server and look at the file again, in one round trip."""
         tree = self._tree
+        if flags & (os.O_ACCMODE | os.O_TRUNC) == os.O_RDONLY:
+            ahead = tree.files_ahead.take(inode)
+            if ahead is not None and (opened := await self._take_over(ahead, flags)) is not None:
+                return opened
         if flags & os.O_TRUNC and inode.writeback is not None:
             await inode.writeback.before_truncation()
         path, before = inode.path(), tree.last_version(inode)
@@ -130,6 +134,18 @@ class Files:
             self._unregister(file)
             raise
         return self._opened(file, attributes)
+
+    async def _take_over(self, ahead: FileAhead, flags: int) -> Opened | None:
+        """Open what was opened ahead; None when it is out of date."""
+        try:
+            attributes = await ahead.wait()
+            if attributes is None or ahead.handle is None:
+                return None
+            file = self._register(ahead.inode, ahead.handle, flags, ahead.reader)
+            ahead.taken = True
+            return self._opened(file, attributes)
+        finally:
+            ahead.drop()
 
     def _open(
         self, inode: Inode | None, path: bytes, mode: OpenMode, before: Version | None
@@ -281,8 +297,14 @@ class Files:
             tree.cache.store_attributes(inode.number, corrected)
         return corrected
 
-    def _register(self, inode: Inode, handle: OpenFileHandle, flags: int) -> OpenFile:
-        file = OpenFile(self._tree, inode, handle, flags)
+    def _register(
+        self,
+        inode: Inode,
+        handle: OpenFileHandle,
+        flags: int,
+        reader: FileReader | None = None,
+    ) -> OpenFile:
+        file = OpenFile(self._tree, inode, handle, flags, reader)
         inode.open_files.append(file)
         return file
 

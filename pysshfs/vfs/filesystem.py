@@ -76,6 +76,7 @@ class Filesystem:
         self.server = Server(remote)
         self.tree = Tree(self.server, config, clock)
         self.server.on_reopened = self.tree.reopened
+        self.server.on_lost = self.tree.files_ahead.clear
         self.server.on_given_up = self.tree.writebacks.given_up
         self._salvage = Salvage(store)
         self.tree.writebacks.on_undelivered = self._salvage.add
@@ -93,6 +94,7 @@ class Filesystem:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.tree.writebacks.run)
             nursery.start_soon(self.tree.walk.run)
+            nursery.start_soon(self.tree.files_ahead.run)
             nursery.start_soon(self._salvage.run)
 
     async def flush_all(self) -> None:
@@ -312,6 +314,8 @@ class Filesystem:
             "cache_misses": self.tree.cache.misses,
             "listed_ahead": self.tree.walk.fetched,
             "listed_in_vain": self.tree.walk.wasted,
+            "opened_ahead": self.tree.files_ahead.fetched,
+            "opened_in_vain": self.tree.files_ahead.wasted,
         }
 
 

@@ -112,6 +112,8 @@ class FileReader:
 
     async def read(self, offset: int, length: int) -> bytes:
         """At most `length` bytes from `offset`; fewer only at the end of the file."""
+        if self._handle.stale is not None:  # whatever has been read of it
+            raise self._handle.stale.with_traceback(None)
         if self._expected and offset >= self._size():
             return await self._fetch(offset, length)  # only the server knows that it has not grown
         if not self._is_sequential(offset):
@@ -126,6 +128,11 @@ class FileReader:
         data = await self._gather(blocks, offset, length)
         self._drop_before(offset)
         return data
+
+    def begin(self, most: int) -> None:
+        """Ask for the first `most` bytes, at most a window, for who is going to read."""
+        for at in range(0, min(most, self._size(), self._largest_window), self._block_size):
+            self._start(at)
 
     def _is_sequential(self, offset: int) -> bool:
         if self._largest_window == 0:

@@ -21,7 +21,8 @@ from pysshfs.errors import FilesystemError, RemoteStatusError
 from pysshfs.vfs import idmap
 from pysshfs.vfs.cache import MetadataCache
 from pysshfs.vfs.inodes import InodeTable
-from pysshfs.vfs.readahead import ReadBudget
+from pysshfs.vfs.prefetch import FilesAhead
+from pysshfs.vfs.readahead import FileReader, ReadBudget
 from pysshfs.vfs.repeat import Making, Marks, Version, is_missing
 from pysshfs.vfs.sanity import PATH_MAX, FileAttributes, checked_attributes
 from pysshfs.vfs.walk import WalkAhead
@@ -96,6 +97,7 @@ class Tree:
         self.writebacks = WritebackPool(server, config.write_buffer, config.write_delay)
         self.read_budget = ReadBudget(config.total_readahead)
         self.walk = WalkAhead(self)
+        self.files_ahead = FilesAhead(self)
         self.marks = Marks()
         self.kernel: KernelCache = _NoKernel()
         self.mutations = 0
@@ -220,6 +222,15 @@ class Tree:
         while any(above in self._moving for above in inode.ancestors()):
             await self._moved.wait()
         return inode.is_linked and inode.path() != path
+
+    def reader_for(self, inode: Inode, handle: OpenFileHandle) -> FileReader:
+        return FileReader(
+            self.server,
+            handle,
+            self.read_budget,
+            self.config.readahead,
+            lambda: inode.known_size,
+        )
 
     # --- handles ----------------------------------------------------------------------------
 

@@ -152,6 +152,7 @@ async def mounted(
             nursery.start_soon(fs.run)
             yield Mount(fs, remote)
             remote.release()
+            fs.tree.files_ahead.clear()  # what nobody has come to
             await settle()
             assert remote.open_handles == []
             assert fs.tree.writebacks.unacknowledged == 0

@@ -1,0 +1,184 @@
+"""The order in which a program reads its way through directories, as far as it can be told.
+
+In a directory it goes by the listing or, as coreutils sort, by inode numbers (`Order`). From one
+directory to the next it goes depth first, in the same order (`Route`). Both are guesses that are
+corrected by what the program does; `vfs/prefetch.py` acts on them. Only remembered listings are
+consulted, and nothing waits here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import stat
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from cachetools import LRUCache
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pysshfs.vfs.cache import CachedListing, ListedEntry
+    from pysshfs.vfs.inodes import Inode
+    from pysshfs.vfs.tree import Tree
+
+_TRUSTED: Final = 2  # steps in the same order
+_GAP: Final = 8  # how many files a program may leave out, as grep --include does
+_LONGEST: Final = 20_000  # names; an order costs memory for each
+_MOST_DIRECTORIES: Final = 256
+
+
+class Order:
+    """Files in an order in which a program may read them, and how far it has come."""
+
+    def __init__(self, directory: Inode, entries: Sequence[ListedEntry]) -> None:
+        self.directory = directory
+        self._entries = entries
+        self._places = {entry.name: place for place, entry in enumerate(entries)}
+        self._next = 0  # the first that was neither opened nor taken
+        self._last = -1
+        self.steps = 0
+
+    def opened(self, name: bytes) -> None:
+        """A program opens this file."""
+        place = self._places.get(name)
+        if place is None:
+            return
+        is_step = 0 <= self._last < place <= self._last + 1 + _GAP
+        self.steps = self.steps + 1 if is_step else 0
+        self._last = place
+        self._next = max(self._next, place + 1)
+
+    @property
+    def is_done(self) -> bool:
+        return self._next >= len(self._entries)
+
+    def take(self) -> ListedEntry:
+        """The next file that nobody has come to yet."""
+        self._next += 1
+        return self._entries[self._next - 1]
+
+
+class Directory:
+    """What a program may do with a directory: its files and what lies below, in either order."""
+
+    def __init__(self, tree: Tree, inode: Inode, listing: CachedListing) -> None:
+        def by_number(entry: ListedEntry) -> int:
+            return tree.inodes.number_for(inode, entry.name)
+
+        known = [entry for entry in listing.entries if entry.attributes is not None]
+        files = [entry for entry in known if _kind(entry) == stat.S_IFREG]
+        below = [entry for entry in known if _kind(entry) == stat.S_IFDIR]
+        self.inode = inode
+        self._orders = Order(inode, files), Order(inode, sorted(files, key=by_number))
+        self._below = below, sorted(below, key=by_number)
+        self._places: dict[bytes, int] | None = None
+
+    def opened(self, name: bytes) -> tuple[Order, bool] | None:
+        """The order that is kept to, and whether it is that of the numbers, once it shows."""
+        for order in self._orders:
+            order.opened(name)
+        for is_sorted, order in enumerate(self._orders):
+            if order.steps >= _TRUSTED:
+                return order, bool(is_sorted)
+        return None
+
+    def files(self, is_sorted: bool) -> Order:
+        return self._orders[is_sorted]
+
+    def below(self, is_sorted: bool) -> Sequence[ListedEntry]:
+        return self._below[is_sorted]
+
+    def after(self, name: bytes, is_sorted: bool) -> int:
+        """Where in `below` the program is that has come to this directory there."""
+        if self._places is None:
+            below = self._below[is_sorted]
+            self._places = {entry.name: place for place, entry in enumerate(below)}
+        return self._places.get(name, -1) + 1
+
+
+def _kind(entry: ListedEntry) -> int:
+    return stat.S_IFMT(entry.attributes.mode) if entry.attributes is not None else 0
+
+
+class Directories:
+    """The directories that programs have come to lately, or may come to."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._known: LRUCache[int, Directory] = LRUCache(_MOST_DIRECTORIES)
+
+    def get(self, inode: Inode) -> Directory | None:
+        """None where no listing is remembered, or one that is too long."""
+        known = self._known.get(inode.number)
+        if known is not None and known.inode is inode:
+            return known
+        listing = self._tree.cache.listing(inode.number)
+        if listing is None or len(listing.entries) > _LONGEST:
+            return None
+        known = self._known[inode.number] = Directory(self._tree, inode, listing)
+        return known
+
+    def begin(self, inode: Inode) -> None:
+        """A program begins to read this directory: whatever was read in it before is read again."""
+        self._known.pop(inode.number, None)
+
+
+class _Level(NamedTuple):
+    below: Sequence[ListedEntry]
+    inode: Inode
+
+
+class Route:
+    """Depth first from where the program is. The inodes that it leads through are held."""
+
+    def __init__(self, tree: Tree, directories: Directories) -> None:
+        self._tree = tree
+        self._directories = directories
+        self._levels: list[_Level] = []
+        self._at: list[int] = []
+        self._is_sorted = False
+
+    def begin(self, inode: Inode, is_sorted: bool) -> None:
+        """The program is in this directory."""
+        self.clear()
+        self._is_sorted = is_sorted
+        way = list(inode.ancestors())[::-1]
+        for above, child in itertools.pairwise(way):
+            directory = self._directories.get(above)
+            if directory is not None:
+                self._push(directory, directory.after(child.name, is_sorted))
+        directory = self._directories.get(inode)
+        if directory is not None:
+            self._push(directory, 0)
+
+    def _push(self, directory: Directory, at: int) -> None:
+        self._tree.inodes.hold(directory.inode)
+        self._levels.append(_Level(directory.below(self._is_sorted), directory.inode))
+        self._at.append(at)
+
+    def _pop(self) -> None:
+        self._at.pop()
+        self._tree.inodes.let_go(self._levels.pop().inode)
+
+    def next(self) -> Directory | None:
+        """The directory that comes next; None at the end, or where it is not listed yet: the same
+        one is tried again then."""
+        inodes = self._tree.inodes
+        while self._levels:
+            level, at = self._levels[-1], self._at[-1]
+            if at >= len(level.below) or not level.inode.is_linked:
+                self._pop()
+                continue
+            inode = inodes.intern(level.inode, level.below[at].name)
+            inodes.hold(inode)
+            directory = self._directories.get(inode)
+            if directory is not None:
+                self._at[-1] += 1
+                self._push(directory, 0)
+            inodes.let_go(inode)
+            return directory
+        return None
+
+    def clear(self) -> None:
+        while self._levels:
+            self._pop()
