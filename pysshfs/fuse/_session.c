@@ -7,8 +7,8 @@
  * that can wait first notes what it is ("the current request") and registers an interrupt callback,
  * then calls pyfuse3's own. pyfuse3 makes the handler's coroutine inside that call and awaits it
  * right after, in the same task; so `current()` in the handler's first statement is this request.
- * fuse_session_mount, fuse_session_receive_buf and fuse_add_direntry_plus are defined likewise, for
- * what is said there.
+ * fuse_session_mount, fuse_session_receive_buf, fuse_add_direntry_plus and fuse_reply_open are
+ * defined likewise, for what is said there.
  *
  * Everything runs in the one thread that holds the GIL while pyfuse3 processes a request. The
  * interrupt callback is called with libfuse's request lock held: it may cancel, it must not reply.
@@ -248,6 +248,7 @@ typedef struct fuse_session *(*new_versioned_function)(struct fuse_args *,
                                                        void *, void *);
 typedef int (*mount_function)(struct fuse_session *, const char *);
 typedef int (*receive_function)(struct fuse_session *, struct fuse_buf *);
+typedef int (*reply_open_function)(fuse_req_t, const struct fuse_file_info *);
 typedef size_t (*add_direntry_function)(fuse_req_t, char *, size_t, const char *,
                                         const struct fuse_entry_param *, off_t);
 
@@ -263,6 +264,8 @@ EXPORT int exported_mount(struct fuse_session *se, const char *mountpoint)
     __asm__("fuse_session_mount");
 EXPORT int exported_receive_buf(struct fuse_session *se, struct fuse_buf *buf)
     __asm__("fuse_session_receive_buf");
+EXPORT int exported_reply_open(fuse_req_t req, const struct fuse_file_info *fi)
+    __asm__("fuse_reply_open");
 EXPORT size_t exported_add_direntry_plus(fuse_req_t req, char *buf, size_t size, const char *name,
                                          const struct fuse_entry_param *entry, off_t next)
     __asm__("fuse_add_direntry_plus");
@@ -322,6 +325,21 @@ int exported_receive_buf(struct fuse_session *se, struct fuse_buf *buf)
         real = (receive_function)next_symbol("fuse_session_receive_buf");
     int result = real(se, buf);
     return result == -EAGAIN ? -EINTR : result;
+}
+
+/* Who has a file open for reading only has nothing to deliver when it closes it: one request less for
+ * each file that is read. (A directory's reply comes here, too; the kernel sends no FLUSH for one.) */
+int exported_reply_open(fuse_req_t req, const struct fuse_file_info *fi)
+{
+    static reply_open_function real;
+    if (real == NULL)
+        real = (reply_open_function)next_symbol("fuse_reply_open");
+    struct fuse_file_info told = *fi;
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 11)
+    if ((fi->flags & O_ACCMODE) == O_RDONLY)
+        told.noflush = 1;
+#endif
+    return real(req, &told);
 }
 
 /* A name that is no lookup has no inode, and pyfuse3 has one field for that and for the number that

@@ -7,6 +7,9 @@ Contract
 - asyncio code (asyncssh's callbacks, our session's `data_received`) therefore runs inside `run`'s
   task, never nested in another step, and may call synchronous trio functions such as
   `trio.lowlevel.reschedule`. It must not raise out of a callback.
+- What is written to sockets is gathered and sent when trio has run every task that can run, right
+  before it waits (`_BeforeWaiting`): many requests, and what asyncssh adds to each, are one system
+  call here and one wake-up of the server.
 - Any trio task may call asyncssh's synchronous methods (a channel's `write`) directly; what these
   schedule on the loop wakes the stepping task. Coroutines of asyncssh go through `call`.
 - Cancelling `call` cancels the asyncio task and waits until it has ended: nothing it started goes
@@ -36,7 +39,7 @@ Ts = TypeVarTuple("Ts")
 
 
 class _GatheringTransport:
-    """A socket's transport that sends what one request, or one step, writes in one piece.
+    """A socket's transport that sends in one piece what is written until trio waits.
 
     asyncssh writes each packet, and an empty one before it, by itself: two system calls here and
     two wake-ups of the server for each request, sixteen for a large WRITE.
@@ -48,21 +51,22 @@ class _GatheringTransport:
         self._gathered: list[bytes] = []
 
     def write(self, data: bytes) -> None:
-        if self._loop.gathering:
-            if not self._gathered:
-                self._loop.unsent.append(self)
-            self._gathered.append(data)
-        else:
-            self._transport.write(data)
+        if not self._gathered:
+            self._loop.unsent.append(self)
+        self._gathered.append(data)
 
     def send(self) -> None:
         gathered, self._gathered = self._gathered, []
-        self._transport.write(gathered[0] if len(gathered) == 1 else b"".join(gathered))
+        if gathered:  # else it was closed meanwhile
+            self._transport.write(gathered[0] if len(gathered) == 1 else b"".join(gathered))
 
     def close(self) -> None:
-        if self._gathered:
-            self.send()
+        self.send()
         self._transport.close()
+
+    def abort(self) -> None:
+        self._gathered = []
+        self._transport.abort()
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._transport, name)
@@ -98,7 +102,6 @@ class _SteppedLoop(asyncio.SelectorEventLoop):
         self._timer_heap: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._timer_serial = 0
         self._wake_trio = wake
-        self.gathering = False
         self.unsent: list[_GatheringTransport] = []
         super().__init__(selector)
 
@@ -112,7 +115,6 @@ class _SteppedLoop(asyncio.SelectorEventLoop):
         return transport, gathered.protocol
 
     def send_gathered(self) -> None:
-        self.gathering = False
         unsent, self.unsent = self.unsent, []
         for transport in unsent:
             transport.send()
@@ -169,14 +171,23 @@ class _SteppedLoop(asyncio.SelectorEventLoop):
         now = self.time()
         while self._timer_heap and self._timer_heap[0][0] <= now:
             heapq.heappop(self._timer_heap)  # this iteration runs it
-        self._stepping = self.gathering = True
+        self._stepping = True
         try:
             self.call_soon(self.stop)
             self.ready = False  # from here on, only what this iteration adds counts
             self.run_forever()
-            self.send_gathered()
         finally:
-            self._stepping = self.gathering = False
+            self._stepping = False
+
+
+class _BeforeWaiting(trio.abc.Instrument):
+    """Has the bridge send what was gathered, each time that trio has nothing to run."""
+
+    def __init__(self, flush: Callable[[], None]) -> None:
+        self._flush = flush
+
+    def before_io_wait(self, timeout: float) -> None:
+        self._flush()
 
 
 class Bridge:
@@ -185,25 +196,38 @@ class Bridge:
     def __init__(self) -> None:
         self._selector = selectors.EpollSelector()
         self._waiting: trio.CancelScope | None = None
+        self._due: list[Callable[[], bool]] = []
+        self._was_woken = False
+        self._token: trio.lowlevel.TrioToken | None = None
         self.loop = _SteppedLoop(self._selector, self._wake)
 
-    def write_gathered(self, write: Callable[[bytes], None], data: bytes) -> None:
-        """`write(data)`, with all that asyncssh makes of it sent in one piece."""
-        if self.loop.gathering:  # inside a step, which sends at its end
-            write(data)
+    def before_waiting(self, write: Callable[[], bool]) -> None:
+        """Call `write` once, when every task that can run has run, and send what it writes. It must
+        not raise, and returns whether it has woken tasks."""
+        self._due.append(write)
+
+    def _flush(self) -> None:
+        """Runs where trio has computed already how long it is going to wait."""
+        if not self._due and not self.loop.unsent:
             return
-        self.loop.gathering = True
-        try:
-            write(data)
-        finally:
-            self.loop.send_gathered()
+        self._was_woken = False
+        due, self._due = self._due, []
+        for write in due:
+            self._was_woken |= write()
+        self.loop.send_gathered()
+        if self._was_woken and self._token is not None:
+            self._token.run_sync_soon(_nothing)  # so it must not wait
 
     def _wake(self) -> None:
         if self._waiting is not None:
+            self._was_woken = True
             self._waiting.cancel()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Step the loop until cancelled, then end what still runs in it and close it."""
+        self._token = trio.lowlevel.current_trio_token()
+        instrument = _BeforeWaiting(self._flush)
+        trio.lowlevel.add_instrument(instrument)
         task_status.started()
         try:
             while True:
@@ -213,6 +237,8 @@ class Bridge:
                     await self._wait()
                 self.loop.step()
         finally:
+            trio.lowlevel.remove_instrument(instrument)
+            self._flush()
             self._close()
 
     async def _wait(self) -> None:
@@ -232,6 +258,7 @@ class Bridge:
             if not self.loop.ready and not asyncio.all_tasks(self.loop):
                 break
             self.loop.step()
+            self.loop.send_gathered()
         self.loop.close()
 
     async def call(self, awaitable: Awaitable[T]) -> T:

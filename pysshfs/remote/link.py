@@ -170,7 +170,7 @@ class Link:
         server = self._route.target.sftp_server
         is_command = "/" in server
         session = SftpSession(
-            lambda error: self._on_lost(self, error), self._bridge.write_gathered
+            lambda error: self._on_lost(self, error), self._bridge.before_waiting
         )
         try:
             await self._bridge.call(

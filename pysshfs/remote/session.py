@@ -6,7 +6,8 @@ length checked, no task per request (the measurements are in docs/architecture.m
 
 State: the table of pending requests and the receive buffer. Who touches it: any trio task sends
 (`request` never suspends); replies are handled in `data_received`, called by asyncssh inside the
-bridge's task. Nothing here awaits, so nothing can change under it. A session never recovers: the
+bridge's task. What is sent gathers until trio waits (`Bridge.before_waiting`). Nothing here awaits,
+so nothing can change under it. A session never recovers: the
 first violation or loss fails every pending request and calls `on_lost` once.
 """
 
@@ -24,13 +25,14 @@ from pysshfs.remote import wire
 from pysshfs.reply import Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _MAX_EXTENSIONS = 256
 _MAX_STDERR_LINES = 20
+_SHORT = 16 * 1024  # bytes: below that, messages are joined before they are encrypted
 
 
 class _Pending:
@@ -63,8 +65,23 @@ class _NoEof:
 _NO_EOF = _NoEof()
 
 
-def _write_now(write: Callable[[bytes], None], data: bytes) -> None:
-    write(data)
+def _now(write: Callable[[], object]) -> None:
+    write()
+
+
+def _joined(messages: list[bytes]) -> Iterator[bytes]:
+    """The messages, runs of short ones in one piece."""
+    run: list[bytes] = []
+    for message in messages:
+        if len(message) < _SHORT:
+            run.append(message)
+            continue
+        if run:
+            yield b"".join(run)
+            run = []
+        yield message
+    if run:
+        yield run[0] if len(run) == 1 else b"".join(run)
 
 
 class SftpSession(asyncssh.SSHClientSession[bytes]):
@@ -73,11 +90,12 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
     def __init__(
         self,
         on_lost: Callable[[Exception], None],
-        write: Callable[[Callable[[bytes], None], bytes], None] = _write_now,
+        soon: Callable[[Callable[[], bool]], None] = _now,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._on_lost = on_lost
-        self._write = write  # `Bridge.write_gathered`
+        self._soon = soon  # `Bridge.before_waiting`
+        self._outgoing: list[bytes] = []
         self._clock = clock
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
         self._pending: dict[int, _Pending] = {}
@@ -181,16 +199,28 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
             self.replies_abandoned += 1
 
     def _transmit(self, data: bytes) -> None:
-        channel = self._channel
-        if channel is None:
+        if self._channel is None:
             self.fail(ConnectionLostError())
             return
+        self._outgoing.append(data)
+        self.bytes_sent += len(data)
+        if len(self._outgoing) == 1:
+            self._soon(self._flush)
+
+    def _flush(self) -> bool:
+        """Hand asyncssh what has gathered; short messages together, since it makes two packets of
+        each piece that it gets. Whether that has woken tasks."""
+        outgoing, self._outgoing = self._outgoing, []
+        channel = self._channel
+        if channel is None or self._lost is not None:
+            return False
         try:
-            self._write(channel.write, data)
+            for piece in _joined(outgoing):
+                channel.write(piece)
         except (OSError, asyncssh.Error) as error:
             self.fail(ConnectionLostError(f"cannot send: {error}"))
-        else:
-            self.bytes_sent += len(data)
+            return True
+        return False
 
     # --- asyncssh's callbacks ---------------------------------------------------------------
 

@@ -124,6 +124,7 @@ class Namespace:
                     continue
                 if tree.inodes.child(parent, name) is None:
                     tree.inodes.forget_name(parent, name)
+                tree.walk.absent(parent, name)
                 self._note_absent(parent, name, sent_at)
                 return None
             break

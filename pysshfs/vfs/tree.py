@@ -334,16 +334,19 @@ class Tree:
         return entry.attributes
 
     def is_not_listed(self, parent: Inode, name: bytes) -> bool:
-        """Whether a listing from just now shows that there is no such name."""
+        """Whether a listing from just now shows a program that searches that there is no such
+        name."""
         listing = self.cache.listing(parent.number)
         if (
             listing is None
+            or not self.walk.is_search(parent, name)
             or parent.mutated_at > listing.begun_at
             or self.cache.clock() >= listing.absent_until
             or listing.find(name) is not None
         ):
             return False
         self.cache.seen_absent(parent.number, name)
+        self.walk.absent(parent, name)
         self.walk.answered(parent)
         return True
 

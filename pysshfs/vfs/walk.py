@@ -8,7 +8,11 @@ The pattern is trusted after `_TRUSTED` directories in a row that were each a su
 listed before; a single `ls` of a directory and of one below it fetches nothing. A program that asks
 for one name after the other, and lists nothing (git, a compiler's search for a header), pays a
 round trip for each: after `_MISSES` names of one directory within `_MISSES_SECONDS` that is listed
-for it, and counts as walked into. Bounds: at most
+for it, and counts as walked into. Listings answer for what is not in them only to a search, which
+is seen after as many names of one directory that are absent, or one name that is in none of as
+many: who made a name on the server a moment ago finds it.
+
+Bounds: at most
 `_IN_FLIGHT` directories at once, and at most a quarter of the listing cache in names that were
 fetched and not asked for yet; a directory that has more by itself is left to the program. What
 nobody asked for before it expired counts as `wasted`, once its room is needed.
@@ -65,6 +69,9 @@ class WalkAhead:
         self._asked: deque[Inode] = deque()  # directories to fetch before those, held likewise
         clock = tree.cache.clock
         self._missed: TTLCache[int, set[bytes]] = TTLCache(_MOST_MISSED, _MISSES_SECONDS, clock)
+        self._absences: TTLCache[int | bytes, int] = TTLCache(
+            2 * _MOST_MISSED, _MISSES_SECONDS, clock
+        )
         self._lately_asked: TTLCache[int, bool] = TTLCache(_MOST_MISSED, _ASKED_SECONDS, clock)
         self._too_long: TTLCache[int, bool] = TTLCache(
             _MOST_MISSED, max(tree.config.directory_timeout, 1.0), clock
@@ -119,6 +126,16 @@ class WalkAhead:
             self._tree.inodes.hold(directory)
             self._asked.append(directory)
             self._wake.set()
+
+    def absent(self, directory: Inode, name: bytes) -> None:
+        """A program was told that there is no such name."""
+        for key in (directory.number, name):
+            self._absences[key] = self._absences.get(key, 0) + 1
+
+    def is_search(self, directory: Inode, name: bytes) -> bool:
+        """Whether programs look for what is absent here, or for this name elsewhere."""
+        keys = (directory.number, name)
+        return any(self._absences.get(key, 0) >= _MISSES for key in keys)
 
     def answered(self, directory: Inode) -> None:
         """A listing answered a question for a name: it was not fetched in vain."""

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 #: Seconds that an interrupted change waits for its outcome, on the mounts of these tests.
 GRACE: Final = 0.5
-OPTIONS: Final = (f"interrupt_grace={GRACE}",)
+# Nothing is listed or opened ahead of the calls that are to wait.
+OPTIONS: Final = (f"interrupt_grace={GRACE}", "dcache_dir_timeout=0")
 
 #: Seconds after which a program has to be gone that waits for nothing else.
 PROMPTLY: Final = 0.5

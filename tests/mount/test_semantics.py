@@ -284,3 +284,13 @@ def test_what_the_server_forbids_is_eacces(nobody: tuple[Sshd, Path]) -> None:
     assert (served / "readable").read_text() == "for all"
     assert (served / "closed/file").exists() and (served / "secret").stat().st_size == 8
     assert (served / "own/made").stat().st_uid == pwd.getpwnam("nobody").pw_uid
+
+
+def test_closing_what_was_only_read_asks_nothing(server: Sshd, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("content")
+    with Mount(server.source(tmp_path), *server.options(), "debug") as mount:
+        mount.run(["cat", "file", "file"])
+        assert " flush inode=" not in mount.log()
+        mount.run(["sh", "-c", "echo more >>file"])
+        assert " flush inode=" in mount.log()
+    assert (tmp_path / "file").read_text() == "contentmore\n"

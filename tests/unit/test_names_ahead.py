@@ -82,8 +82,11 @@ async def test_a_walk_by_names_lists_ahead() -> None:
 async def test_what_a_listing_from_just_now_has_not_is_absent() -> None:
     async with mounted(tree_with(5), config=VfsConfig(negative_timeout=1)) as mount:
         await mount.names(b"d")
-        asked = mount.remote.count("lstat")
         number = await mount.number(b"d")
+        for i in range(90, 93):  # it is a search
+            assert await mount.fs.lookup(number, b"%03d" % i) is None
+        await settle()  # and the directory is listed anew for it
+        asked = mount.remote.count("lstat")
         for i in range(100, 120):
             assert await mount.fs.lookup(number, b"%03d" % i) is None
         assert mount.remote.count("lstat") == asked
@@ -92,6 +95,26 @@ async def test_what_a_listing_from_just_now_has_not_is_absent() -> None:
         found = await mount.fs.lookup(number, b"100")
         assert found is not None
         mount.counted(found)
+
+
+async def test_one_name_that_is_in_no_directory_is_asked_for_in_three() -> None:
+    """As git does with .gitignore."""
+    tree = MemoryTree()
+    for i in range(20):
+        tree.mkdir(b"d%02d" % i)
+    async with mounted(tree) as mount:
+        for name in await mount.names():
+            await mount.names(name)
+            assert await mount.find(name + b"/.gitignore") is None
+        assert sum(c == ("lstat", f"d{i:02}/.gitignore") for i in range(20) for c in
+                   mount.remote.calls) == 3
+
+
+async def test_what_was_made_on_the_server_a_moment_ago_is_found() -> None:
+    async with mounted(tree_with(5)) as mount:
+        await mount.names(b"d")
+        mount.tree.write_file(b"d/new", b"new")
+        assert await mount.find(b"d/new") is not None
 
 
 async def test_a_search_for_what_is_absent_asks_once_a_second() -> None:
@@ -111,7 +134,12 @@ async def test_a_name_that_was_answered_for_is_known_to_be_absent() -> None:
         await mount.mkdir(b"known")  # so the server's clock is
         await mount.names(b"d")
         parent = await mount.number(b"d")
+        for name in (b"a", b"b", b"c"):
+            assert await mount.fs.lookup(parent, name) is None
+        await settle()
+        asked = mount.remote.count("lstat")
         assert await mount.fs.lookup(parent, b"new") is None
+        assert mount.remote.count("lstat") == asked
         mount.remote.hold()
         async with trio.open_nursery() as nursery:
 
