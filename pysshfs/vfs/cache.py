@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cachetools import TLRUCache, TTLCache
 
+from pysshfs.vfs.names import KnownNames
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -90,6 +92,7 @@ class MetadataCache:
             clock,
             getsizeof=lambda listing: len(listing.entries) + 1,
         )
+        self.names = KnownNames(entries, config.directory_timeout, clock)
         self.hits = 0
         self.misses = 0
 
@@ -136,14 +139,15 @@ class MetadataCache:
     # --- names known to be absent -------------------------------------------------------------
 
     def is_absent(self, parent: int, name: bytes) -> bool:
-        return (parent, name) in self._absent
+        return (parent, name) in self._absent or self.names.lacks(parent, name)
 
     def was_absent(self, parent: int, name: bytes) -> bool:
         """Whether the name was seen to be absent a moment ago."""
-        return (parent, name) in self._lately_absent
+        return (parent, name) in self._lately_absent or self.names.lacks(parent, name)
 
     def store_absent(self, parent: int, name: bytes) -> None:
         self._absent[parent, name] = self._lately_absent[parent, name] = True
+        self.names.discard(parent, name)
 
     def seen_absent(self, parent: int, name: bytes) -> None:
         """A listing without the name has answered for it; how long, the listing knows."""
@@ -152,6 +156,7 @@ class MetadataCache:
     def drop_absent(self, parent: int, name: bytes) -> None:
         self._absent.pop((parent, name), None)
         self._lately_absent.pop((parent, name), None)
+        self.names.add(parent, name)
 
     # --- listings ---------------------------------------------------------------------------
 
@@ -161,11 +166,13 @@ class MetadataCache:
     def store_listing(self, number: int, listing: CachedListing) -> None:
         if len(listing.entries) < self._listings.maxsize:
             self._listings[number] = listing
+            self.names.begin(number, (entry.name for entry in listing.entries))
 
     def drop_listing(self, number: int) -> None:
         self._listings.pop(number, None)
 
     def clear(self) -> None:
         self._lately_absent.clear()
+        self.names.clear()
         for cache in (self._attributes, self._links, self._absent, self._listings):
             cache.clear()

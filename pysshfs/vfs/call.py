@@ -62,6 +62,8 @@ class Call(Reply[Any]):
         "violations",
     )
 
+    # What programs were told is done: kept also when no session is hoped for any more.
+    is_kept = False
     # Of a `Change`, and of what opens a file.
     caller: caller.Caller | None = None
     doubt: Doubt | None = None
@@ -94,6 +96,14 @@ class Call(Reply[Any]):
         self.calls.answered(self, inner)
 
 
+class Writing(Call):
+    """A WRITE."""
+
+    __slots__ = ()
+
+    is_kept = True
+
+
 class Opening(Call):
     """A call whose result is a handle of `mode` on `path`."""
 
@@ -117,7 +127,17 @@ class Change(Call):
     caller has left.
     """
 
-    __slots__ = ("caller", "doubt", "finished_at", "late", "opens", "told", "violations", "words")
+    __slots__ = (
+        "caller",
+        "doubt",
+        "finished_at",
+        "is_kept",
+        "late",
+        "opens",
+        "told",
+        "violations",
+        "words",
+    )
 
     def __init__(
         self,
@@ -135,6 +155,7 @@ class Change(Call):
         self.late = late
         self.caller = caller.current.get()
         self.opens: tuple[OpenMode, bytes] | None = None
+        self.is_kept = False
         self.told = False  # a lookup of the same thread was told that it has not happened
         self.finished_at: float | None = None
 

@@ -96,7 +96,7 @@ class Calls:
         handle = call.handle
         if handle is not None and handle.stale is not None:
             return Reply.failed(handle.stale)
-        if self._refused is not None and (self._ended or call.method != "write"):
+        if self._refused is not None and (self._ended or not call.is_kept):
             return Reply.failed(self._refused)
         serial = call.serial = self._next_serial
         self._next_serial = serial + 1
@@ -333,7 +333,7 @@ class Calls:
         self._refused = error
         self.on_given_up(error)
         for call in list(self._calls.values()):
-            if call.method != "write" and call.serial in self._calls:
+            if not call.is_kept and call.serial in self._calls:
                 self._fail(call, error)
 
     def end(self, error: ConnectionLostError) -> None:

@@ -26,9 +26,9 @@ from pysshfs.errors import FX_FAILURE, FilesystemError, RemoteStatusError
 from pysshfs.remotefs import AttributeChange, OpenMode
 from pysshfs.reply import unless_interrupted
 from pysshfs.vfs import diagnose
+from pysshfs.vfs.expected import Expected
 from pysshfs.vfs.repeat import Truncating, Version, is_missing
 from pysshfs.vfs.sanity import MAX_SIZE
-from pysshfs.vfs.writeback import Writeback
 
 if TYPE_CHECKING:
     from pysshfs.remotefs import Attributes
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pysshfs.vfs.readahead import FileReader
     from pysshfs.vfs.sanity import FileAttributes
     from pysshfs.vfs.tree import Tree
+    from pysshfs.vfs.writeback import Writeback
 
 log = logging.getLogger(__name__)
 
@@ -245,18 +246,42 @@ class Files:
         except BaseException:
             tree.close(handle)
             raise
-        if created:
-            doubt.made(found)
         tree.cache.drop_absent(parent.number, name)
         file = self._register(inode, handle, flags)
-        try:
-            if created:
-                attributes = await self._correct_mode(file, attributes, mode)
-        except BaseException:
-            self._unregister(file)
-            raise
         inode.data_version = None  # what is read from now on can still change unseen
+        if created:
+            doubt.made(found)
+            attributes = self._made(file, found, attributes, mode)
         return inode, file, attributes
+
+    def _made(
+        self, file: OpenFile, found: Attributes, attributes: FileAttributes, mode: int
+    ) -> FileAttributes:
+        """The file is new, and what it is, is known from now on.
+
+        The server applied its own umask on top of the caller's; undo that. Bits that the directory
+        hands down (setgid) stay. Data need not wait for it: until then fewer may read it. A refusal
+        is no failure of the file, so nobody hears of it."""
+        tree, inode = self._tree, file.inode
+        expected = None
+        if inode.seen is attributes:  # else it was changed again meanwhile
+            expected = inode.expected = Expected(found, True, tree.cache.clock())
+        wanted = mode & 0o777
+        if attributes.mode & 0o777 == wanted & ~tree.config.file_mask:
+            return attributes
+        change = AttributeChange(mode=(attributes.mode & 0o7000) | wanted)
+        after = None if expected is None else expected.after(change)
+        corrected = tree.changed_to(inode, after) or attributes
+        changing = tree.server.fsetstat_behind(file.handle, change)
+        tree.writeback_of(inode).follow(changing, is_reported=False)
+
+        def answered(reply: Reply[None]) -> None:
+            if reply.error is not None:
+                log.info("the mode of %r stays %o: %s", inode, attributes.mode, reply.error)
+                tree.refused_behind(inode)
+
+        changing.add_callback(answered)
+        return corrected
 
     async def _is_taken(self, looking: Reply[Attributes], error: FilesystemError) -> bool:
         """Whether an exclusive create failed because there is a file. ESTALE for a symlink: the
@@ -272,30 +297,6 @@ class Files:
         if found.mode is not None and stat.S_ISDIR(found.mode):
             raise FilesystemError(errno.EISDIR)
         return True
-
-    async def _correct_mode(
-        self, file: OpenFile, attributes: FileAttributes, mode: int
-    ) -> FileAttributes:
-        """The server applied its own umask on top of the caller's; undo that. Bits that the
-        directory hands down (setgid) stay."""
-        wanted = mode & 0o777
-        if attributes.mode & 0o777 == wanted & ~self._tree.config.file_mask:
-            return attributes
-        change = AttributeChange(mode=(attributes.mode & 0o7000) | wanted)
-        tree, inode = self._tree, file.inode
-        tree.changed(inode)
-        sent_at = tree.mutations
-        changing = tree.server.fsetstat(file.handle, change)
-        try:
-            await changing
-        except RemoteStatusError as error:
-            log.info("the mode of a new file stays %o: %s", attributes.mode & 0o7777, error)
-            return attributes
-        shown = wanted & ~self._tree.config.file_mask
-        corrected = attributes._replace(mode=attributes.mode & ~0o777 | shown)
-        if inode.mutated_at <= sent_at:
-            tree.cache.store_attributes(inode.number, corrected)
-        return corrected
 
     def _register(
         self,
@@ -326,11 +327,7 @@ class Files:
     async def write(self, file: OpenFile, offset: int, data: bytes, from_page_cache: bool) -> int:
         """Take `data`; it is on its way within a second. Raises an earlier write's error."""
         inode, tree = file.inode, self._tree
-        writeback = inode.writeback
-        if writeback is None:
-            # What was asked before the last acknowledgement is out of date after it.
-            writeback = Writeback(tree.writebacks, inode, lambda: tree.changed(inode))
-            inode.writeback = writeback
+        writeback = tree.writeback_of(inode)
         tree.server.check()
         await self._report_error(file, writeback)
         if file.appending and not from_page_cache:
@@ -362,7 +359,8 @@ class Files:
         await writeback.write(file.handle, offset, data)
         # From here on nothing suspends: the data is taken, and everybody must see it.
         inode = file.inode
-        self._tree.changed(inode)
+        expected = inode.expected
+        self._tree.changed_to(inode, None if expected is None else expected.written())
         inode.known_size = max(inode.known_size, offset + len(data))
         self._discard_read_ahead(inode)
 
@@ -413,7 +411,8 @@ class Files:
         if not writeback.is_clean:
             self._tree.server.committing()
             await writeback.drain()
-            self._tree.changed(file.inode)
+            if not writeback.is_clean:  # somebody went on writing
+                self._tree.changed_to(file.inode, file.inode.expected)
         await self._report_error(file, writeback)
 
     async def _sync(self, file: OpenFile) -> None:
@@ -443,6 +442,8 @@ class Files:
         inode = file.inode
         file.reader.discard()
         inode.open_files.remove(file)
+        if not inode.open_files:
+            inode.expected = None
         if not inode.open_files and inode.writeback is not None and inode.writeback.is_clean:
             inode.writeback = None
         self._tree.inodes.drop_unused(inode)

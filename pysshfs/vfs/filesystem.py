@@ -25,6 +25,7 @@ from pysshfs.vfs.renames import Renames
 from pysshfs.vfs.salvage import Salvage
 from pysshfs.vfs.sanity import checked_statistics
 from pysshfs.vfs.server import Server
+from pysshfs.vfs.setattr import SetAttr
 from pysshfs.vfs.tree import Entry, Tree
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Filesystem:
         self._statistics = _ROOMY  # as last told by the server
         self._files = Files(self.tree)
         self._namespace = Namespace(self.tree, lambda: list(self._directories.values()))
+        self._setattr = SetAttr(self.tree)
         self._renames = Renames(self.tree, lambda: list(self._directories.values()))
         self._open_files: dict[int, OpenFile] = {}
         self._directories: dict[int, DirectoryStream] = {}
@@ -168,7 +170,11 @@ class Filesystem:
         """`fh`: the caller changes a file that it has open (ftruncate, fchmod, futimens)."""
         inode = self.tree.inodes.get(number)
         file = self._open_files.get(fh) if fh is not None else None
-        return self.tree.entry(inode, await self._namespace.setattr(inode, change, file))
+        told = await self._setattr.setattr(inode, change, file)
+        if told.is_certain:
+            return self.tree.entry(inode, told.attributes)
+        inode.told = told.attributes
+        return Entry(number, told.attributes, 0.0, 0.0)
 
     async def readlink(self, number: int) -> bytes:
         return await self._namespace.readlink(self.tree.inodes.get(number))

@@ -25,6 +25,7 @@ from pysshfs.errors import FilesystemError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from pysshfs.vfs.expected import Expected
     from pysshfs.vfs.files import OpenFile
     from pysshfs.vfs.sanity import FileAttributes
     from pysshfs.vfs.writeback import Writeback
@@ -49,6 +50,7 @@ class Inode:
         "child_mutated_at",
         "children",
         "data_version",
+        "expected",
         "holds",
         "kind",
         "known_size",
@@ -81,6 +83,7 @@ class Inode:
         self.told: FileAttributes | None = None  # what the kernel was last told
         # What the server said last; None when it was changed through this mount since.
         self.seen: FileAttributes | None = None
+        self.expected: Expected | None = None  # of a file that was made here and is open
         self.read_version: tuple[int, int] | None = None  # (mtime, size) of what was read ahead
         self.resizing = 0  # how many truncations have no answer yet
         self.open_files: list[OpenFile] = []

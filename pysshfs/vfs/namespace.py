@@ -1,4 +1,4 @@
-"""Names: looking them up, making, removing and linking them; and changing attributes.
+"""Names: looking them up, making, removing and linking them.
 
 Every call that changes the tree marks what it changes before it sends (`Tree.changed`,
 `Tree.names_changed`), so that no reply to an older request is remembered, and sends a look at the
@@ -13,11 +13,10 @@ import logging
 import stat
 from typing import TYPE_CHECKING
 
-from pysshfs.errors import FilesystemError, RemoteStatusError, UnsupportedError
+from pysshfs.errors import FilesystemError, RemoteStatusError
 from pysshfs.remotefs import AttributeChange, OpenMode
 from pysshfs.reply import unless_interrupted
-from pysshfs.vfs import diagnose, idmap
-from pysshfs.vfs.call import OpenFileHandle
+from pysshfs.vfs import diagnose
 from pysshfs.vfs.repeat import Removing, is_missing
 from pysshfs.vfs.sanity import NAME_MAX, FileAttributes, checked_link_target
 
@@ -25,9 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from pysshfs.reply import Reply
-    from pysshfs.vfs.call import Change
+    from pysshfs.vfs.call import Change, OpenFileHandle
     from pysshfs.vfs.directories import DirectoryStream
-    from pysshfs.vfs.files import OpenFile
     from pysshfs.vfs.inodes import Inode
     from pysshfs.vfs.repeat import Making
     from pysshfs.vfs.server import Server
@@ -153,28 +151,39 @@ class Namespace:
 
     async def mkdir(self, parent: Inode, name: bytes, mode: int) -> tuple[Inode, FileAttributes]:
         path, doubt, late = self._about_to_make(parent, name, stat.S_IFDIR)
-        made = self._tree.server.mkdir(path, mode & 0o7777, doubt, late)
-        inode, attributes = await self._made(parent, name, doubt, made)
+        making = self._tree.server.mkdir(path, mode & 0o7777, doubt, late)
+        inode, attributes = await self._made(parent, name, doubt, making)
         self._tree.made_directory(inode)
-        return inode, await self._correct_mode(
-            inode, path, attributes, mode, self._tree.config.directory_mask
+        return inode, self._correct_mode(
+            inode, attributes, mode, self._tree.config.directory_mask
         )
 
-    async def _correct_mode(
-        self, inode: Inode, path: bytes, attributes: FileAttributes, mode: int, mask: int
+    def _correct_mode(
+        self, inode: Inode, attributes: FileAttributes, mode: int, mask: int
     ) -> FileAttributes:
         """The server's umask came on top of the caller's; undo that. An inherited setgid bit
-        stays. What is made is made, also where the mode cannot be changed."""
+        stays. What is made is made, also where the mode cannot be changed: so nobody waits for
+        that, and whatever is done under the name later is carried out after it."""
         wanted = mode & 0o777
         if attributes.mode & 0o777 == wanted & ~mask:
             return attributes
+        tree = self._tree
         change = AttributeChange(mode=(attributes.mode & 0o7000) | wanted)
-        with self._tree.inodes.kept(inode):
-            try:
-                return await self._change(inode, path, change)
-            except RemoteStatusError as error:
-                log.info("the mode of %r stays %o: %s", inode, attributes.mode & 0o7777, error)
-                return attributes
+        tree.inodes.hold(inode)
+
+        def answered(reply: Reply[None]) -> None:
+            if reply.error is not None:
+                log.info("the mode of %r stays: %s", inode, reply.error)
+                tree.refused_behind(inode)
+            tree.inodes.let_go(inode)
+
+        is_current = inode.seen is attributes  # else it was changed again meanwhile
+        tree.changed(inode)
+        corrected = attributes._replace(mode=attributes.mode & ~0o777 | wanted & ~mask)
+        if is_current:
+            tree.cache.store_attributes(inode.number, corrected)
+        tree.server.setstat_behind(inode, change).add_callback(answered)
+        return corrected
 
     async def symlink(
         self, parent: Inode, name: bytes, target: bytes
@@ -204,16 +213,11 @@ class Namespace:
         if not stat.S_ISREG(mode):
             raise FilesystemError(errno.EPERM)
         path, doubt, late = self._about_to_make(parent, name, stat.S_IFREG)
-        server = self._tree.server
-        opening = server.open_exclusively(path, OpenMode.WRITE, mode & 0o7777, doubt, late)
-        try:
-            handle = await opening
-        except FilesystemError as error:
-            raise await diagnose.exists(server, path, error) from None
-        inode, attributes = await self._made(parent, name, doubt, server.close(handle))
-        return inode, await self._correct_mode(
-            inode, path, attributes, mode, self._tree.config.file_mask
+        opening = self._tree.server.open_exclusively(
+            path, OpenMode.WRITE, mode & 0o7777, doubt, late
         )
+        inode, attributes = await self._made(parent, name, doubt, opening)
+        return inode, self._correct_mode(inode, attributes, mode, self._tree.config.file_mask)
 
     def _about_to_make(
         self, parent: Inode, name: bytes, kind: int
@@ -228,7 +232,7 @@ class Namespace:
         parent: Inode,
         name: bytes,
         doubt: Making,
-        making: Reply[None],
+        making: Reply[OpenFileHandle] | Reply[None],
         diagnosis: Diagnosis = diagnose.exists,
     ) -> tuple[Inode, FileAttributes]:
         tree = self._tree
@@ -236,7 +240,9 @@ class Namespace:
         looking = tree.server.lstat(doubt.path)
         try:
             with unless_interrupted(looking):
-                await making
+                handle = await making
+            if handle is not None:
+                tree.close(handle)
         except FilesystemError as error:
             raise await diagnosis(tree.server, doubt.path, error) from None
         found = await looking
@@ -290,85 +296,3 @@ class Namespace:
         for stream in self._streams():
             if stream.inode is parent:
                 stream.removed.add(name)
-
-    # --- attributes -------------------------------------------------------------------------
-
-    async def setattr(
-        self, inode: Inode, change: AttributeChange, file: OpenFile | None = None
-    ) -> FileAttributes:
-        """Change what is given; of the pairs (owner, times) one half may be missing.
-
-        Goes by the open file if the caller has one, since that may write where the path may not,
-        or when there is no path any more. Data on its way is delivered first: it would move the
-        times, and the size, again.
-        """
-        if inode.writeback is not None:
-            if change.size is not None:
-                await inode.writeback.before_truncation()
-            else:
-                await inode.writeback.drain()
-        change = await self._completed(inode, change)
-        if change.size is not None:
-            for reading in inode.open_files:
-                reading.reader.discard()
-        if file is None and not inode.is_linked and inode.open_files:
-            # Only a handle that may write can set the size.
-            file = max(inode.open_files, key=lambda file: file.writable)
-        return await self._change(inode, inode.path() if file is None else file.handle, change)
-
-    async def _completed(self, inode: Inode, change: AttributeChange) -> AttributeChange:
-        """SFTP sets owner and group, and the two times, in pairs only: the missing half is what
-        the server has now."""
-        half_owner = (change.uid is None) != (change.gid is None)
-        half_times = (change.atime is None) != (change.mtime is None)
-        config = self._tree.config
-        if change.uid is not None:
-            change = change._replace(uid=idmap.uid_to_remote(config, change.uid))
-        if change.gid is not None:
-            change = change._replace(gid=idmap.gid_to_remote(config, change.gid))
-        if not half_owner and not half_times:
-            return change
-        if inode.open_files:
-            now = await self._tree.server.fstat(inode.open_files[0].handle)
-        else:
-            now = await self._tree.server.lstat(inode.path())
-        if half_owner:
-            uid = change.uid if change.uid is not None else now.uid
-            gid = change.gid if change.gid is not None else now.gid
-            change = change._replace(uid=uid, gid=gid)
-        if half_times:
-            atime = change.atime if change.atime is not None else now.atime
-            mtime = change.mtime if change.mtime is not None else now.mtime
-            change = change._replace(atime=atime, mtime=mtime)
-        if (change.uid is None) != (change.gid is None) or (change.atime is None) != (
-            change.mtime is None
-        ):
-            raise UnsupportedError("the server does not say what the other half of the pair is")
-        return change
-
-    async def _change(
-        self, inode: Inode, target: bytes | OpenFileHandle, change: AttributeChange
-    ) -> FileAttributes:
-        """Change what stands under a path, or is open, and look at the result."""
-        tree, server = self._tree, self._tree.server
-        tree.changed(inode)
-        sent_at = tree.mutations
-
-        def late() -> None:
-            tree.kernel.inode_changed(inode.number)
-
-        if isinstance(target, OpenFileHandle):
-            changing, looking = server.fsetstat(target, change, late), server.fstat(target)
-        elif inode.kind == stat.S_IFLNK:
-            changing, looking = server.lsetstat(target, change, late), server.lstat(target)
-        else:
-            changing, looking = server.setstat(target, change, late), server.lstat(target)
-        if change.size is not None:
-            tree.resizing(inode, change.size, changing)
-        try:
-            with unless_interrupted(looking):
-                await changing
-        except RemoteStatusError as error:
-            path = target if isinstance(target, bytes) else b""
-            raise await diagnose.space(server, path, error) from None
-        return tree.remember(inode, await looking, sent_at)

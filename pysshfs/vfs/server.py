@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, TypeVar
 
-from pysshfs.errors import ConnectionLostError, StaleHandleError
+from pysshfs.errors import ConnectionLostError, FilesystemError, StaleHandleError
 from pysshfs.remotefs import OpenMode
 from pysshfs.reply import Reply
-from pysshfs.vfs.call import Call, Change, Opening
+from pysshfs.vfs.call import Call, Change, Opening, Writing
 from pysshfs.vfs.calls import Calls
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         RemoteHandle,
     )
     from pysshfs.vfs.call import OpenFileHandle
+    from pysshfs.vfs.inodes import Inode
     from pysshfs.vfs.repeat import Doubt, Making, Moving, Removing, Truncating
 
 T = TypeVar("T")
@@ -101,6 +102,32 @@ class Server(Calls):
             handle=handle,
             late=late,
         )
+
+    # What nobody waits for by itself is sent even by who is being cancelled.
+
+    def setstat_behind(self, inode: Inode, change: AttributeChange) -> Reply[None]:
+        """What was made under this inode's name, which may have been renamed by the time it is
+        sent once more."""
+
+        def send(remote: RemoteFS) -> Reply[None]:
+            try:
+                return remote.setstat(inode.path(), change)
+            except FilesystemError as error:
+                return Reply.failed(error)
+
+        return self._behind(Change(self, "setstat", send, (inode.number, change)))
+
+    def fsetstat_behind(self, handle: OpenFileHandle, change: AttributeChange) -> Reply[None]:
+        """Carried out after what was sent before, and awaited with it (`Writeback.follow`)."""
+
+        def send(remote: RemoteFS) -> Reply[None]:
+            return remote.fsetstat(_on(handle), change)
+
+        return self._behind(Change(self, "fsetstat", send, (handle, change), handle))
+
+    def _behind(self, call: Change) -> Reply[None]:
+        call.is_kept = True
+        return self.start(call)
 
     # --- files ------------------------------------------------------------------------------
 
@@ -178,8 +205,10 @@ class Server(Calls):
         self, handle: OpenFileHandle, offset: int, data: bytes | bytearray
     ) -> Reply[None]:
         """All of `data`, which must not change until it is acknowledged."""
-        return self._ask(
-            "write", lambda remote: _write(remote, _on(handle), offset, data), handle
+        return self.start(
+            Writing(
+                self, "write", lambda remote: _write(remote, _on(handle), offset, data), handle
+            )
         )
 
     def fsync(self, handle: OpenFileHandle) -> Reply[None]:

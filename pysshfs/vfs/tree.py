@@ -26,7 +26,7 @@ from pysshfs.vfs.readahead import FileReader, ReadBudget
 from pysshfs.vfs.repeat import Making, Marks, Version, is_missing
 from pysshfs.vfs.sanity import PATH_MAX, FileAttributes, checked_attributes
 from pysshfs.vfs.walk import WalkAhead
-from pysshfs.vfs.writeback import WritebackPool
+from pysshfs.vfs.writeback import Writeback, WritebackPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pysshfs.reply import Reply
     from pysshfs.vfs.call import OpenFileHandle
     from pysshfs.vfs.config import VfsConfig
+    from pysshfs.vfs.expected import Expected
     from pysshfs.vfs.inodes import Inode
     from pysshfs.vfs.server import Server
 
@@ -121,11 +122,55 @@ class Tree:
         """This inode's attributes were changed through this mount, or are about to be."""
         self.mutations += 1
         inode.mutated_at = self.mutations
-        inode.seen = None
+        inode.seen = inode.expected = None
         if inode.parent is not None:
             inode.parent.child_mutated_at = self.mutations
         self.cache.drop_attributes(inode.number)
         self._fetching.pop(inode.number, None)
+
+    def changed_to(self, inode: Inode, expected: Expected | None) -> FileAttributes | None:
+        """`changed`, and what the file is then, if that is known; whole attributes are remembered,
+        and returned."""
+        self.changed(inode)
+        inode.expected = expected
+        if expected is None or not expected.is_whole:
+            return None
+        known = self.in_local_terms(inode, expected)
+        inode.found(known)
+        expires = expected.since + self.config.stat_timeout
+        self.cache.store_attributes(inode.number, known, expires)
+        return known
+
+    def in_local_terms(self, inode: Inode, expected: Expected) -> FileAttributes:
+        attributes = expected.attributes._replace(size=inode.known_size)
+        return idmap.to_local(self.config, checked_attributes(attributes))
+
+    def foretold(self, inode: Inode) -> FileAttributes | None:
+        """What the file will be when all that was sent is carried out, if that is certain."""
+        expected = inode.expected
+        if expected is None or not expected.is_whole:
+            return None
+        if self.cache.clock() >= expected.since + self.config.stat_timeout:
+            return None
+        cached = self.cache.peek_attributes(inode.number)
+        return self.in_local_terms(inode, expected) if cached is None else cached.attributes
+
+    def writeback_of(self, inode: Inode) -> Writeback:
+        """Its unacknowledged data, of which there may be none yet."""
+        if inode.writeback is None:
+            inode.writeback = Writeback(
+                self.writebacks, inode, lambda: self._all_acknowledged(inode)
+            )
+        return inode.writeback
+
+    def _all_acknowledged(self, inode: Inode) -> None:
+        """What was asked before is out of date."""
+        self.changed_to(inode, inode.expected)
+
+    def refused_behind(self, inode: Inode) -> None:
+        """A change that was not waited for was refused: the kernel was told of it in vain."""
+        self.changed(inode)
+        self.kernel.inode_changed(inode.number)
 
     def names_changed(self, directory: Inode) -> None:
         """A name was added to or taken from this directory."""
@@ -139,6 +184,7 @@ class Tree:
         for entry in listing.entries if listing is not None else ():
             self.cache.drop_attributes(self.inodes.number_for(directory, entry.name))
         self.cache.drop_listing(directory.number)
+        self.cache.names.begin(directory.number, ())
 
     def about_to_make(
         self, parent: Inode, name: bytes, kind: int, *, strict: bool = True
@@ -187,6 +233,7 @@ class Tree:
     def vanish(self, parent: Inode, name: bytes) -> None:
         """The name is gone: removed by us, or found missing on the server."""
         inode = self.inodes.child(parent, name)
+        self.cache.names.drop(self.inodes.number_for(parent, name))
         if inode is not None:
             self.changed(inode)
             self.inodes.detach(inode)
@@ -241,6 +288,7 @@ class Tree:
     def reopened(self, inode: Inode, found: Attributes) -> None:
         """A file of this inode was opened again on a new session. Raises ESTALE when it cannot be
         the same one; when it was changed meanwhile, what was read of it is dropped."""
+        inode.expected = None  # who knows what others did meanwhile
         known = idmap.to_local(self.config, checked_attributes(found))
         if inode.kind not in (None, stat.S_IFMT(known.mode)):
             raise FilesystemError(errno.ESTALE, "something else has its name")
@@ -358,6 +406,9 @@ class Tree:
         """
         writeback = inode.writeback
         if writeback is not None and not writeback.is_clean:
+            foretold = self.foretold(inode)
+            if foretold is not None:
+                return foretold
             await writeback.drain()
             self.changed(inode)
             attributes = await self.fetch_attributes(inode)

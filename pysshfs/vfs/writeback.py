@@ -173,7 +173,8 @@ class Writeback:
         self._tail = bytearray()
         self._tail_offset = 0
         self._tail_handle: OpenFileHandle | None = None
-        self._sent: dict[int, WriteRecord] = {}
+        # None: not a WRITE, but a change of attributes that was sent behind those before it.
+        self._sent: dict[int, WriteRecord | None] = {}
         self._next_record = 0
         # Who drains, each with the serial of the first record that it does not wait for.
         self._drains: list[tuple[int, trio.Event]] = []
@@ -189,7 +190,8 @@ class Writeback:
     @property
     def end(self) -> int:
         """One past the last unacknowledged byte; 0 when there is none."""
-        end = max((r.offset + len(r.data) for r in self._sent.values()), default=0)
+        ends = (r.offset + len(r.data) for r in self._sent.values() if r is not None)
+        end = max(ends, default=0)
         return max(end, self._tail_offset + len(self._tail)) if self._tail else end
 
     def explains(self, size: int) -> bool:
@@ -215,15 +217,40 @@ class Writeback:
     async def write(self, handle: OpenFileHandle, offset: int, data: bytes) -> None:
         """Take all of `data`, or, when cancelled while the buffer is full, nothing of it."""
         await self._pool.reserve(len(data))
-        if self.is_clean:
-            self._acknowledged_size = self._inode.known_size
-            self._size_is_certain |= self._inode.seen is not None
-            self._pool.dirty[self] = None
+        self._begin()
         self._append(handle, offset, memoryview(data))
         if self.appended_to:  # the next append goes behind this, also when it is acknowledged
             self.appended_to = max(self.appended_to, offset + len(data))
         if self._pool.is_contended:
             self.push()
+
+    def _begin(self) -> None:
+        """Something is going to be unacknowledged."""
+        if self.is_clean:
+            self._acknowledged_size = self._inode.known_size
+            self._size_is_certain |= self._inode.seen is not None
+            self._pool.dirty[self] = None
+
+    async def go_ahead(self) -> None:
+        """What is sent from now on, until the next await, is carried out after all that was
+        written. One session carries out in order, so sending it is enough."""
+        self.push()
+
+    def follow(self, reply: Reply[None], *, is_reported: bool = True) -> None:
+        """A change of attributes was sent behind what was written. Who waits for that waits for
+        this; so is its failure reported."""
+        self._begin()
+        serial = self._next_record
+        self._next_record += 1
+        self._sent[serial] = None
+
+        def answered(reply: Reply[None]) -> None:
+            del self._sent[serial]
+            if reply.error is not None and is_reported:
+                self._keep_error(reply.error)
+            self._check_clean()
+
+        reply.add_callback(answered)
 
     def _append(self, handle: OpenFileHandle, offset: int, data: memoryview) -> None:
         largest = self._pool.server.capabilities.max_write
@@ -259,10 +286,10 @@ class Writeback:
         self._next_record += 1
         self._sent[serial] = record
         reply = self._pool.server.write(record.handle, record.offset, record.data)
-        reply.add_callback(lambda reply: self._acknowledged(serial, reply))
+        reply.add_callback(lambda reply: self._acknowledged(serial, record, reply))
 
-    def _acknowledged(self, serial: int, reply: Reply[None]) -> None:
-        record = self._sent.pop(serial)
+    def _acknowledged(self, serial: int, record: WriteRecord, reply: Reply[None]) -> None:
+        del self._sent[serial]
         if reply.error is not None:
             self._fail(record, reply.error)
         else:
@@ -270,6 +297,10 @@ class Writeback:
             end = record.offset + len(record.data)
             self._acknowledged_size = max(self._acknowledged_size, end)
         self._pool.release(len(record.data))
+        self._check_clean()
+
+    def _check_clean(self) -> None:
+        """Something was acknowledged: whoever waited for it goes on."""
         if self.is_clean:
             self.appended_to = 0
             self._pool.dirty.pop(self, None)
@@ -294,12 +325,16 @@ class Writeback:
         return next(iter(self._sent), self._next_record)
 
     def _fail(self, record: WriteRecord, error: BaseException) -> None:
+        known = self._keep_error(error)
+        self._size_is_certain = False
+        self._pool.on_undelivered(self._inode, record, known)
+
+    def _keep_error(self, error: BaseException) -> FilesystemError:
         if not isinstance(error, FilesystemError):
             raise error
         self._error = error
         self.error_sequence += 1
-        self._size_is_certain = False
-        self._pool.on_undelivered(self._inode, record, error)
+        return error
 
     # --- waiting and reporting --------------------------------------------------------------
 

@@ -1,0 +1,83 @@
+"""Directories of which every name is known: those listed a moment ago, and those made here.
+
+A name that is not in such a directory need not be looked up. Unlike a cached listing, which holds
+attributes and is dropped with the first change, this is kept up to date by what is made and removed
+here. It ends `directory_timeout` seconds after the listing, or the making, however much is changed
+here meanwhile: what others make is not seen before. Part of the `MetadataCache`; synchronous.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cachetools import TLRUCache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+class _Names:
+    """`counted` is how many there were when the cache last measured it."""
+
+    __slots__ = ("counted", "expires", "names")
+
+    def __init__(self, names: set[bytes], expires: float) -> None:
+        self.names = names
+        self.expires = expires
+        self.counted = len(names)
+
+
+class KnownNames:
+    """At most `entries` names in all; times are on `clock`, `timeout` is in seconds."""
+
+    def __init__(self, entries: int, timeout: float, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._timeout = timeout
+        self._directories: TLRUCache[int, _Names] = TLRUCache(
+            entries,
+            lambda _number, known, _now: known.expires,
+            clock,
+            getsizeof=lambda known: known.counted + 1,
+        )
+
+    def begin(self, number: int, names: Iterable[bytes]) -> None:
+        """These are all the names in this directory now."""
+        if self._timeout:
+            self._store(number, _Names(set(names), self._clock() + self._timeout))
+
+    def _store(self, number: int, known: _Names) -> None:
+        known.counted = len(known.names)
+        self._directories.pop(number, None)
+        if known.counted < self._directories.maxsize:
+            self._directories[number] = known
+
+    def drop(self, number: int) -> None:
+        """They are not known any more."""
+        self._directories.pop(number, None)
+
+    def lacks(self, number: int, name: bytes) -> bool:
+        """Whether this name is certain not to be there."""
+        known = self._directories.get(number)
+        return known is not None and name not in known.names
+
+    def all_of(self, number: int) -> set[bytes] | None:
+        """Every name in it, None when they are not known. Not to be changed."""
+        known = self._directories.get(number)
+        return None if known is None else known.names
+
+    def add(self, number: int, name: bytes) -> None:
+        """The name may be there from now on."""
+        known = self._directories.get(number)
+        if known is not None:
+            known.names.add(name)
+            if len(known.names) > 2 * known.counted:
+                self._store(number, known)
+
+    def discard(self, number: int, name: bytes) -> None:
+        """The name is gone."""
+        known = self._directories.get(number)
+        if known is not None:
+            known.names.discard(name)
+
+    def clear(self) -> None:
+        self._directories.clear()

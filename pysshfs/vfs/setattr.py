@@ -1,0 +1,255 @@
+"""Changing attributes: size, owner, mode, times.
+
+Goes by the open file if there is one, since that may write where the path may not, or when there is
+no path any more; by the path otherwise, with a look at the result in the same round trip.
+
+A file that was made here and is open (`vfs/expected.py`) costs less. An owner and a mode that it
+has already cost nothing. Times and a size are sent behind what was written, and close or fsync
+waits for them and reports their failure. An owner and a mode that are new are waited for here:
+cp forgives a refused fchown, but not a close, and nothing may be written under a mode that was
+not accepted. Stateless but for the tree.
+"""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from pysshfs.errors import RemoteStatusError, UnsupportedError
+from pysshfs.reply import unless_interrupted
+from pysshfs.vfs import diagnose, idmap
+from pysshfs.vfs.call import OpenFileHandle
+from pysshfs.vfs.expected import NOTHING, Expected
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pysshfs.remotefs import AttributeChange
+    from pysshfs.reply import Reply
+    from pysshfs.vfs.files import OpenFile
+    from pysshfs.vfs.inodes import Inode
+    from pysshfs.vfs.sanity import FileAttributes
+    from pysshfs.vfs.tree import Tree
+
+
+class Told(NamedTuple):
+    """What the kernel is told; not `is_certain` where the times may have moved since, which it
+    must ask for when it wants to know them."""
+
+    attributes: FileAttributes
+    is_certain: bool = True
+
+
+class SetAttr:
+    """The operation."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+
+    async def setattr(
+        self, inode: Inode, change: AttributeChange, file: OpenFile | None = None
+    ) -> Told:
+        """Change what is given; of the pairs (owner, times) one half may be missing."""
+        change = self._in_servers_terms(change)
+        own = self._own_file(inode, file)
+        if own is not None and inode.expected is not None:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            return await self._change_own(inode, inode.expected, own, change)
+        # Data on its way is delivered first: it would move the times, and the size, again.
+        if inode.writeback is not None:
+            if change.size is not None:
+                await inode.writeback.before_truncation()
+            else:
+                await inode.writeback.drain()
+        change = await self._completed(inode, change)
+        if change.size is not None:
+            self._discard_read_ahead(inode)
+        if file is None and not inode.is_linked and inode.open_files:
+            # Only a handle that may write can set the size.
+            file = max(inode.open_files, key=lambda file: file.writable)
+        target = inode.path() if file is None else file.handle
+        return Told(await self._change(inode, target, change))
+
+    def _in_servers_terms(self, change: AttributeChange) -> AttributeChange:
+        config = self._tree.config
+        if change.uid is not None:
+            change = change._replace(uid=idmap.uid_to_remote(config, change.uid))
+        if change.gid is not None:
+            change = change._replace(gid=idmap.gid_to_remote(config, change.gid))
+        return change
+
+    def _discard_read_ahead(self, inode: Inode) -> None:
+        for reading in inode.open_files:
+            reading.reader.discard()
+
+    # --- files that were made here and are open -------------------------------------------------
+
+    @staticmethod
+    def _own_file(inode: Inode, file: OpenFile | None) -> OpenFile | None:
+        """An open file by which everything can be changed."""
+        if file is not None and file.writable:
+            return file
+        return next((opened for opened in inode.open_files if opened.writable), None)
+
+    async def _change_own(
+        self, inode: Inode, expected: Expected, file: OpenFile, change: AttributeChange
+    ) -> Told:
+        tree = self._tree
+        if expected.is_known(tree.cache.clock(), tree.config.stat_timeout):
+            change = expected.without_known(change)
+        if change == NOTHING:
+            return self._foretold(inode, expected)
+        half_owner = (change.uid is None) != (change.gid is None)
+        half_times = (change.atime is None) != (change.mtime is None)
+        if half_owner or half_times:
+            change = await self._completed(inode, change)
+        if change.uid is None and change.mode is None:
+            return await self._send_behind(inode, file, change)
+        return await self._change_and_wait(inode, file, change)
+
+    def _foretold(self, inode: Inode, expected: Expected) -> Told:
+        known = self._tree.foretold(inode)
+        if known is not None:
+            return Told(known)
+        return Told(self._tree.in_local_terms(inode, expected), is_certain=False)
+
+    async def _send_behind(self, inode: Inode, file: OpenFile, change: AttributeChange) -> Told:
+        """Times and size."""
+        writeback = self._tree.writeback_of(inode)
+        if change.size is None:
+            await writeback.go_ahead()
+            return await self._follow(inode, file, change)
+        async with writeback.appending:  # an append reckons with the size until its data is taken
+            await writeback.go_ahead()
+            return await self._follow(inode, file, change)
+
+    async def _follow(self, inode: Inode, file: OpenFile, change: AttributeChange) -> Told:
+        tree, writeback, expected = self._tree, self._tree.writeback_of(inode), inode.expected
+        if expected is None:  # changed otherwise while we waited
+            return await self._change_and_wait(inode, file, change)
+        changing = tree.server.fsetstat_behind(file.handle, change)
+        if changing.done:
+            changing.result()  # refused without being sent
+        if change.size is not None:
+            tree.resizing(inode, change.size, changing)
+            inode.known_size = change.size
+            writeback.appended_to = 0
+            self._discard_read_ahead(inode)
+        expected = expected.after(change)
+        tree.changed_to(inode, expected)
+        writeback.follow(changing)
+        changing.add_callback(lambda reply: self._answered_behind(inode, reply))
+        return self._foretold(inode, expected)
+
+    def _answered_behind(self, inode: Inode, reply: Reply[None]) -> None:
+        if reply.error is not None:
+            self._tree.refused_behind(inode)
+
+    async def _change_and_wait(
+        self, inode: Inode, file: OpenFile, change: AttributeChange
+    ) -> Told:
+        """A look at the result is sent along, unless it is certain."""
+        tree, writeback = self._tree, self._tree.writeback_of(inode)
+        if change.size is not None:
+            await writeback.before_truncation()
+            self._discard_read_ahead(inode)
+        await writeback.go_ahead()
+        expected = inode.expected
+        result = None if change.uid is not None or expected is None else expected.after(change)
+        # As long as this very one is there, nothing else has happened to the file.
+        pending = None if expected is None else expected.written()
+        tree.changed_to(inode, pending)
+        try:
+            found = await self._changed(inode, file.handle, change, result)
+        except BaseException as error:
+            # A refusal of one thing leaves the file as it was; anything else leaves it uncertain.
+            is_as_before = isinstance(error, RemoteStatusError) and _is_one_thing(change)
+            if inode.expected is pending:
+                tree.changed_to(inode, expected if is_as_before else None)
+            raise
+        if pending is None or inode.expected is not pending:
+            told = found.attributes._replace(size=max(found.attributes.size or 0, writeback.end))
+            return Told(tree.in_local_terms(inode, found._replace(attributes=told)), False)
+        inode.known_size = found.attributes.size or 0
+        known = tree.changed_to(inode, found)
+        return self._foretold(inode, found) if known is None else Told(known)
+
+    async def _changed(
+        self, inode: Inode, handle: OpenFileHandle, change: AttributeChange, result: Expected | None
+    ) -> Expected:
+        """What the file is after the change: `result`, if that is certain."""
+        server = self._tree.server
+        changing = server.fsetstat(handle, change, self._late(inode))
+        if change.size is not None:
+            self._tree.resizing(inode, change.size, changing)
+        if result is not None and result.is_whole:
+            await self._accepted(changing, b"")
+            return result._replace(
+                attributes=result.attributes._replace(size=inode.known_size)
+            )
+        looking = server.fstat(handle)
+        with unless_interrupted(looking):
+            await self._accepted(changing, b"")
+        return Expected(await looking, True, self._tree.cache.clock())
+
+    async def _accepted(self, changing: Reply[None], path: bytes) -> None:
+        try:
+            await changing
+        except RemoteStatusError as error:
+            raise await diagnose.space(self._tree.server, path, error) from None
+
+    def _late(self, inode: Inode) -> Callable[[], None]:
+        return lambda: self._tree.kernel.inode_changed(inode.number)
+
+    # --- all others -----------------------------------------------------------------------------
+
+    async def _completed(self, inode: Inode, change: AttributeChange) -> AttributeChange:
+        """SFTP sets owner and group, and the two times, in pairs only: the missing half is what
+        the server has now."""
+        half_owner = (change.uid is None) != (change.gid is None)
+        half_times = (change.atime is None) != (change.mtime is None)
+        if not half_owner and not half_times:
+            return change
+        if inode.open_files:
+            now = await self._tree.server.fstat(inode.open_files[0].handle)
+        else:
+            now = await self._tree.server.lstat(inode.path())
+        if half_owner:
+            uid = change.uid if change.uid is not None else now.uid
+            gid = change.gid if change.gid is not None else now.gid
+            change = change._replace(uid=uid, gid=gid)
+        if half_times:
+            atime = change.atime if change.atime is not None else now.atime
+            mtime = change.mtime if change.mtime is not None else now.mtime
+            change = change._replace(atime=atime, mtime=mtime)
+        if (change.uid is None) != (change.gid is None) or (change.atime is None) != (
+            change.mtime is None
+        ):
+            raise UnsupportedError("the server does not say what the other half of the pair is")
+        return change
+
+    async def _change(
+        self, inode: Inode, target: bytes | OpenFileHandle, change: AttributeChange
+    ) -> FileAttributes:
+        """Change what stands under a path, or is open, and look at the result."""
+        tree, server, late = self._tree, self._tree.server, self._late(inode)
+        tree.changed(inode)
+        sent_at = tree.mutations
+        if isinstance(target, OpenFileHandle):
+            changing, looking = server.fsetstat(target, change, late), server.fstat(target)
+        elif inode.kind == stat.S_IFLNK:
+            changing, looking = server.lsetstat(target, change, late), server.lstat(target)
+        else:
+            changing, looking = server.setstat(target, change, late), server.lstat(target)
+        if change.size is not None:
+            tree.resizing(inode, change.size, changing)
+        with unless_interrupted(looking):
+            await self._accepted(changing, target if isinstance(target, bytes) else b"")
+        return tree.remember(inode, await looking, sent_at)
+
+
+def _is_one_thing(change: AttributeChange) -> bool:
+    """Servers carry out the parts of a change one by one."""
+    return (change.mode, change.size, change.uid, change.mtime).count(None) == 3
