@@ -40,16 +40,20 @@ class Expected(NamedTuple):
         return self._replace(is_whole=False)
 
     def without_known(self, change: AttributeChange) -> AttributeChange:
-        """What of an owner and a mode is not so already; the other half of a pair is filled in."""
+        """What of an owner and a mode is not so already; the other half of a pair is filled in,
+        where nothing can have changed it."""
         have = self.attributes
         uid = have.uid if change.uid is None else change.uid
         gid = have.gid if change.gid is None else change.gid
         if (uid, gid) == (have.uid, have.gid):
             uid = gid = None
         mode = change.mode
+        atime, mtime = change.atime, change.mtime
+        if atime is None and mtime is not None:
+            atime = have.atime  # tar sets the other one alone
         if have.mode is not None and mode == have.mode & 0o7777:
             mode = None
-        return change._replace(uid=uid, gid=gid, mode=mode)
+        return change._replace(uid=uid, gid=gid, mode=mode, atime=atime)
 
     def after(self, change: AttributeChange) -> Expected:
         """What it will be when this is carried out behind everything before. Not for an owner."""

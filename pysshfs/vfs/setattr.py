@@ -212,6 +212,10 @@ class SetAttr:
         half_times = (change.atime is None) != (change.mtime is None)
         if not half_owner and not half_times:
             return change
+        if half_times and not half_owner and change.atime is None:
+            known = self._known_access_time(inode)
+            if known is not None:
+                return change._replace(atime=known)
         if inode.open_files:
             now = await self._tree.server.fstat(inode.open_files[0].handle)
         else:
@@ -229,6 +233,13 @@ class SetAttr:
         ):
             raise UnsupportedError("the server does not say what the other half of the pair is")
         return change
+
+    def _known_access_time(self, inode: Inode) -> int | None:
+        """Of a directory that was made here or listed a moment ago: tar and rsync set the time of
+        its last change alone, after what is in it."""
+        if inode.told is None or self._tree.cache.names.all_of(inode.number) is None:
+            return None
+        return inode.told.atime
 
     async def _change(
         self, inode: Inode, target: bytes | OpenFileHandle, change: AttributeChange

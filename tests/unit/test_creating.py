@@ -78,8 +78,8 @@ async def test_unpacking_a_file_takes_two_round_trips() -> None:
         begun = trio.current_time()
         opened, entry = await fs.create(ROOT_NUMBER, b"f", 0o600, os.O_WRONLY)
         await fs.write(opened.fh, 0, b"data")
-        told = await fs.setattr(entry.number, TIMES)
-        assert told.attributes[4:] == (TIMES.atime, TIMES.mtime)
+        told = await fs.setattr(entry.number, TIMES._replace(atime=None))
+        assert told.attributes[4:] == (entry.attributes.atime, TIMES.mtime)
         assert await fs.getattr(entry.number) == told  # the kernel asks before a chown
         await fs.setattr(entry.number, AttributeChange(uid=1000, gid=1000))
         told = await fs.setattr(entry.number, AttributeChange(mode=0o644))
@@ -91,11 +91,23 @@ async def test_unpacking_a_file_takes_two_round_trips() -> None:
         ]  # fmt: skip
         node = mount.tree.find(b"f")
         assert told.attributes == (node.mode, 4, node.uid, node.gid, node.atime, node.mtime)
-        assert told.attributes[4:] == (TIMES.atime, TIMES.mtime)
+        assert told.attributes[4:] == (entry.attributes.atime, TIMES.mtime)
         await trio.sleep(1)
         requests = len(mount.remote.calls)
         assert (await fs.getattr(entry.number)).attributes == told.attributes
         assert len(mount.remote.calls) == requests
+
+
+async def test_the_time_of_a_directory_made_here_is_set_in_one_round_trip() -> None:
+    async with mounted(latency=1) as mount:
+        fs = mount.fs
+        made = await fs.mkdir(ROOT_NUMBER, b"d", 0o755)
+        opened, _ = await fs.create(made.number, b"f", 0o644, os.O_WRONLY)
+        await mount.close(opened.fh)
+        change = AttributeChange(mtime=TIMES.mtime)
+        assert await round_trips(fs.setattr(made.number, change)) == 1
+        node = mount.tree.find(b"d")
+        assert (node.atime, node.mtime) == (made.attributes.atime, TIMES.mtime)
 
 
 async def test_an_owner_and_a_mode_that_it_has_already_cost_nothing() -> None:
