@@ -92,7 +92,9 @@ class MetadataCache:
             clock,
             getsizeof=lambda listing: len(listing.entries) + 1,
         )
-        self.names = KnownNames(entries, config.directory_timeout, clock)
+        self.names = KnownNames(
+            entries, config.directory_timeout, config.negative_timeout, clock
+        )
         self.hits = 0
         self.misses = 0
 
@@ -139,7 +141,7 @@ class MetadataCache:
     # --- names known to be absent -------------------------------------------------------------
 
     def is_absent(self, parent: int, name: bytes) -> bool:
-        return (parent, name) in self._absent or self.names.lacks(parent, name)
+        return (parent, name) in self._absent or self.names.is_filled(parent, name)
 
     def was_absent(self, parent: int, name: bytes) -> bool:
         """Whether the name was seen to be absent a moment ago."""

@@ -1,9 +1,14 @@
 """Directories of which every name is known: those listed a moment ago, and those made here.
 
-A name that is not in such a directory need not be looked up. Unlike a cached listing, which holds
-attributes and is dropped with the first change, this is kept up to date by what is made and removed
-here. It ends `directory_timeout` seconds after the listing, or the making, however much is changed
-here meanwhile: what others make is not seen before. Part of the `MetadataCache`; synchronous.
+Unlike a cached listing, which holds attributes and is dropped with the first change, this is kept up
+to date by what is made and removed here. It ends `directory_timeout` seconds after the listing, or
+the making, however much is changed here meanwhile: until then what others make is not seen.
+
+So a name is not simply absent because it `lacks`: who was told so would miss what another client
+makes a moment later. Only in a directory that was made here, and while names are made in it (at
+most `pause` seconds apart), as when an archive is unpacked, it need not be looked up.
+
+Part of the `MetadataCache`; synchronous.
 """
 
 from __future__ import annotations
@@ -17,22 +22,27 @@ if TYPE_CHECKING:
 
 
 class _Names:
-    """`counted` is how many there were when the cache last measured it."""
+    """`counted` is how many there were when the cache last measured it. `filling_until`: until
+    then, names are being made in it by nobody but us."""
 
-    __slots__ = ("counted", "expires", "names")
+    __slots__ = ("counted", "expires", "filling_until", "names")
 
-    def __init__(self, names: set[bytes], expires: float) -> None:
+    def __init__(self, names: set[bytes], expires: float, filling_until: float) -> None:
         self.names = names
         self.expires = expires
+        self.filling_until = filling_until
         self.counted = len(names)
 
 
 class KnownNames:
-    """At most `entries` names in all; times are on `clock`, `timeout` is in seconds."""
+    """At most `entries` names in all; times are on `clock`, in seconds."""
 
-    def __init__(self, entries: int, timeout: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, entries: int, timeout: float, pause: float, clock: Callable[[], float]
+    ) -> None:
         self._clock = clock
         self._timeout = timeout
+        self._pause = pause
         self._directories: TLRUCache[int, _Names] = TLRUCache(
             entries,
             lambda _number, known, _now: known.expires,
@@ -43,7 +53,13 @@ class KnownNames:
     def begin(self, number: int, names: Iterable[bytes]) -> None:
         """These are all the names in this directory now."""
         if self._timeout:
-            self._store(number, _Names(set(names), self._clock() + self._timeout))
+            self._store(number, _Names(set(names), self._clock() + self._timeout, 0.0))
+
+    def made(self, number: int) -> None:
+        """This directory was made here a moment ago: there are none."""
+        if self._timeout:
+            now = self._clock()
+            self._store(number, _Names(set(), now + self._timeout, now + self._pause))
 
     def _store(self, number: int, known: _Names) -> None:
         known.counted = len(known.names)
@@ -56,9 +72,16 @@ class KnownNames:
         self._directories.pop(number, None)
 
     def lacks(self, number: int, name: bytes) -> bool:
-        """Whether this name is certain not to be there."""
+        """Whether every name is known, and this one is not among them."""
         known = self._directories.get(number)
         return known is not None and name not in known.names
+
+    def is_filled(self, number: int, name: bytes) -> bool:
+        """The same of a directory that was made here, while names are made in it."""
+        known = self._directories.get(number)
+        if known is None or self._clock() >= known.filling_until:
+            return False
+        return name not in known.names
 
     def all_of(self, number: int) -> set[bytes] | None:
         """Every name in it, None when they are not known. Not to be changed."""
@@ -70,6 +93,9 @@ class KnownNames:
         known = self._directories.get(number)
         if known is not None:
             known.names.add(name)
+            now = self._clock()
+            if now < known.filling_until:
+                known.filling_until = now + self._pause
             if len(known.names) > 2 * known.counted:
                 self._store(number, known)
 

@@ -1,13 +1,13 @@
 """Changing attributes: size, owner, mode, times.
 
 Goes by the open file if there is one, since that may write where the path may not, or when there is
-no path any more; by the path otherwise, with a look at the result in the same round trip.
+no path any more; by the path otherwise, with a look at the result in the same round trip. An owner
+and a mode that are so already, by what the server said a moment ago, are not sent.
 
-A file that was made here and is open (`vfs/expected.py`) costs less. An owner and a mode that it
-has already cost nothing. Times and a size are sent behind what was written, and close or fsync
-waits for them and reports their failure. An owner and a mode that are new are waited for here:
-cp forgives a refused fchown, but not a close, and nothing may be written under a mode that was
-not accepted. Stateless but for the tree.
+A file that was made here and is open (`vfs/expected.py`) costs less. Times and a size are sent
+behind what was written, and close or fsync waits for them and reports their failure. An owner and a
+mode that are new are waited for here: cp forgives a refused fchown, but not a close, and nothing
+may be written under a mode that was not accepted. Stateless but for the tree.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pysshfs.errors import RemoteStatusError, UnsupportedError
 from pysshfs.reply import unless_interrupted
 from pysshfs.vfs import diagnose, idmap
 from pysshfs.vfs.call import OpenFileHandle
-from pysshfs.vfs.expected import NOTHING, Expected
+from pysshfs.vfs.expected import KNOWN_SECONDS, NOTHING, Expected
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +57,9 @@ class SetAttr:
         if own is not None and inode.expected is not None:
             await trio.lowlevel.checkpoint_if_cancelled()
             return await self._change_own(inode, inode.expected, own, change)
+        cached = self._seen_lately(inode)
+        if cached is not None and change != NOTHING and self._is_so(cached, change):
+            return Told(cached)
         # Data on its way is delivered first: it would move the times, and the size, again.
         if inode.writeback is not None:
             if change.size is not None:
@@ -79,6 +82,33 @@ class SetAttr:
         if change.gid is not None:
             change = change._replace(gid=idmap.gid_to_remote(config, change.gid))
         return change
+
+    def _seen_lately(self, inode: Inode) -> FileAttributes | None:
+        """What the server said a moment ago, nothing having been changed here since."""
+        cache, config = self._tree.cache, self._tree.config
+        cached = cache.peek_attributes(inode.number)
+        if cached is None or (inode.writeback is not None and not inode.writeback.is_clean):
+            return None
+        said_at = cached.expires - config.stat_timeout
+        return cached.attributes if cache.clock() - said_at < KNOWN_SECONDS else None
+
+    def _is_so(self, now: FileAttributes, change: AttributeChange) -> bool:
+        """Whether this sets nothing but an owner and a mode that are so already. What is shown
+        under another name than the server's does not tell."""
+        config = self._tree.config
+        if (change.size, change.atime, change.mtime) != (None, None, None):
+            return False
+        if change.mode is not None and (config.file_mask or config.directory_mask):
+            return False
+        if change.uid is not None and config.uid is not None:
+            return False
+        if change.gid is not None and config.gid is not None:
+            return False
+        return (
+            change.uid in (None, idmap.uid_to_remote(config, now.uid))
+            and change.gid in (None, idmap.gid_to_remote(config, now.gid))
+            and change.mode in (None, now.mode & 0o7777)
+        )
 
     def _discard_read_ahead(self, inode: Inode) -> None:
         for reading in inode.open_files:

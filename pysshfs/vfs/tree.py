@@ -184,7 +184,7 @@ class Tree:
         for entry in listing.entries if listing is not None else ():
             self.cache.drop_attributes(self.inodes.number_for(directory, entry.name))
         self.cache.drop_listing(directory.number)
-        self.cache.names.begin(directory.number, ())
+        self.cache.names.made(directory.number)
 
     def about_to_make(
         self, parent: Inode, name: bytes, kind: int, *, strict: bool = True
