@@ -1,8 +1,8 @@
 """Directories of which every name is known: those listed a moment ago, and those made here.
 
-Unlike a cached listing, which holds attributes and is dropped with the first change, this is kept up
-to date by what is made and removed here. It ends `directory_timeout` seconds after the listing, or
-the making, however much is changed here meanwhile: until then what others make is not seen.
+Unlike a cached listing, which holds attributes and is dropped with the first change, this is kept
+up to date by what is made and removed here. It ends `directory_timeout` seconds after the listing,
+or the making, however much is changed here meanwhile: until then what others make is not seen.
 
 So a name is not simply absent because it `lacks`: who was told so would miss what another client
 makes a moment later. Only in a directory that was made here, and while names are made in it (at
