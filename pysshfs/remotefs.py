@@ -77,7 +77,8 @@ class OpenMode(Flag):
 class RemoteHandle(NamedTuple):
     """An open file or directory on the server.
 
-    `generation` counts connections: a handle is worth nothing on any but its own.
+    `generation` counts sessions, extra ones downwards from -1: a handle is worth nothing on any
+    but its own.
     """
 
     token: bytes
@@ -94,6 +95,7 @@ class Capabilities(NamedTuple):
     fsync: bool
     lsetstat: bool
     statvfs: bool
+    max_handles: int = 0  # that one session may have open; 0: the server does not say
 
 
 class RemoteFS(Protocol):
@@ -101,6 +103,19 @@ class RemoteFS(Protocol):
 
     @property
     def capabilities(self) -> Capabilities: ...
+
+    @property
+    def round_trip(self) -> float:
+        """The least that an answer has taken (seconds); 0 when that is not known."""
+        ...
+
+    async def open_extra(self) -> ExtraSession:
+        """Another session with the same server, for the same directory. Its handles are its own,
+        and nothing orders its requests with those of other sessions. It ends with this one.
+
+        Nobody is asked anything for it. Raises a `PysshfsError` when there is none to be had.
+        """
+        ...
 
     def lstat(self, path: bytes) -> Reply[Attributes]: ...
 
@@ -164,6 +179,15 @@ class RemoteFS(Protocol):
 
     def statvfs(self, path: bytes) -> Reply[FilesystemStatistics]:
         """`UnsupportedError` without the extension."""
+        ...
+
+
+class ExtraSession(RemoteFS, Protocol):
+    """A session beside the first (`RemoteFS.open_extra`). Once it is lost, which may be before the
+    first, every request on it fails with `ConnectionLostError`."""
+
+    def end(self) -> None:
+        """Close it, with what is still open on it. Waits for nothing."""
         ...
 
 

@@ -171,6 +171,11 @@ class Credentials:
             return None
         return self._prompter.secret(text)
 
+    @property
+    def has_answered(self) -> bool:
+        """Whether the login took answers to the server's questions."""
+        return bool(self._kept is not None and self._kept.get("questions"))
+
     def settle(self) -> None:
         """The login is done. What it did not need is forgotten."""
         if self._kept is None:

@@ -1,11 +1,14 @@
 """`SftpRemote`: `RemoteFS` on an SFTP session. Paths become absolute here, results become ours.
 
-No state but the session, the served directory and what the server said it can do. Nothing awaits.
+No state but the session, the served directory and what the server said it can do. Nothing awaits
+but `open_extra`.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 from typing import TYPE_CHECKING, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
 
 from pysshfs.errors import ProtocolError, StaleHandleError, UnsupportedError
@@ -22,7 +25,7 @@ from pysshfs.remotefs import (
 from pysshfs.reply import Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from pysshfs.remote.session import SftpSession
 
@@ -34,6 +37,8 @@ SAFE_LENGTH: Final = 32 * 1024
 # OpenSSH's limit for a message is 256 KiB with its headers; larger READs and WRITEs gain nothing.
 MOST_LENGTH: Final = 255 * 1024
 _MAX_HANDLE: Final = 256  # bytes (draft, section 3)
+
+_extra_generations = itertools.count(-1, -1)
 
 _PFLAGS: Final = (
     (OpenMode.READ, wire.FXF_READ),
@@ -94,6 +99,7 @@ def capabilities(
         fsync=extensions.get(b"fsync@openssh.com") == b"1",
         lsetstat=extensions.get(b"lsetstat@openssh.com") == b"1",
         statvfs=extensions.get(b"statvfs@openssh.com") == b"2",
+        max_handles=limits.max_handles if limits else 0,
     )
 
 
@@ -124,12 +130,39 @@ class SftpRemote:
         generation: int,
         *,
         draft_symlinks: bool = False,
+        open_extra: Callable[[SftpRemote], Awaitable[SftpRemote]] | None = None,
     ) -> None:
+        """`open_extra` makes a session beside the one it is given."""
         self._session = session
         self._draft_symlinks = draft_symlinks
+        self._open_extra = open_extra
         self._base = base.rstrip(b"/")
         self._generation = generation
         self.capabilities = abilities
+
+    # --- sessions ---------------------------------------------------------------------------
+
+    @property
+    def round_trip(self) -> float:
+        return self._session.round_trip if self._session.round_trip < math.inf else 0.0
+
+    async def open_extra(self) -> SftpRemote:
+        if self._open_extra is None:
+            raise UnsupportedError("no further sessions from this one")
+        return await self._open_extra(self)
+
+    def beside(self, session: SftpSession) -> SftpRemote:
+        """The same directory of the same server on another session."""
+        return SftpRemote(
+            session,
+            self._base,
+            self.capabilities,
+            next(_extra_generations),
+            draft_symlinks=self._draft_symlinks,
+        )
+
+    def end(self) -> None:
+        self._session.close()
 
     # --- paths and handles ------------------------------------------------------------------
 

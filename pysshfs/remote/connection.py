@@ -12,7 +12,7 @@ synchronously, in `_set_state` only; I/O happens outside of transitions.
 session is never used on a later.
 
 **Trying.** The first try follows a loss at once, the next ones after a growing and random time, at
-most `_MOST_SECONDS` after the one before began. A request that arrives meanwhile (`wanted`) makes
+most 30 s after the one before began. A request that arrives meanwhile (`wanted`) makes
 it shorter, never so short that a stream of requests becomes a stream of logins. A server that lets
 nobody in, or is not the one that was known, is not asked again before somebody says so
 (`reconnect_now`): it may count failed logins.
@@ -55,6 +55,7 @@ from pysshfs.errors import (
 from pysshfs.remote import client
 from pysshfs.remote.link import Link
 from pysshfs.remote.network import NetworkWatch, open_netlink
+from pysshfs.remote.pace import fence, pause, shortest_pause
 from pysshfs.remote.route import Hop, Route, Target
 
 if TYPE_CHECKING:
@@ -69,7 +70,6 @@ __all__ = ["Hop", "ServerConnection", "State", "Target", "fence", "pause", "shor
 
 log = logging.getLogger(__name__)
 
-_MOST_SECONDS: Final = 30.0  # between the beginnings of two tries, unless one takes longer
 _SHORT_LIFE_SECONDS: Final = 5.0  # a session that is lost sooner was no success
 _SILENCE_SECONDS: Final = 2.0  # without any answer before the server counts as silent
 _ANSWER_SECONDS: Final = 5.0  # for an answer when there is a reason for doubt
@@ -86,26 +86,6 @@ class State(enum.Enum):
     FAILED = "failed"
 
 
-def _longest_pause(failures: int) -> float:
-    return min(_MOST_SECONDS, 2.0 ** min(failures, 10))
-
-
-def pause(failures: int, chance: float) -> float:
-    """Seconds from the beginning of one try to that of the next, after `failures` in a row.
-    `chance` is between 0 and 1: many clients of one server must not all come back at once."""
-    return _longest_pause(failures) * (1 + chance) / 2
-
-
-def shortest_pause(failures: int) -> float:
-    """Seconds from the end of a try to the next, however much it is wanted."""
-    return min(5.0, _longest_pause(failures) / 2)
-
-
-def fence(round_trip: float) -> float:
-    """Seconds for the old session to end in, when something was in doubt."""
-    return max(0.25, 4 * round_trip)
-
-
 class ServerConnection:
     """The way to one served directory."""
 
@@ -116,7 +96,9 @@ class ServerConnection:
         configuration: SshConfiguration,
         prompter: Prompter,
         password: str | None,
+        connections: int = 1,
     ) -> None:
+        """`connections`: how many there may be to the server, for bulk transfers."""
         self.state = State.NEW
         self.since = time.time()  # of the last change of state
         self.reason = ""  # why the state is what it is
@@ -124,6 +106,7 @@ class ServerConnection:
         self.reconnects = 0
         self._bridge = bridge
         self._route = Route(target, configuration, prompter, password)
+        self._connections = connections
         self._link: Link | None = None  # the one that is up, or was the last to be
         self._network: NetworkWatch | None = None
         self._user: Recovering | None = None
@@ -153,6 +136,12 @@ class ServerConnection:
         return self._link.session if self._link is not None else None
 
     @property
+    def sessions(self) -> list[SftpSession]:
+        """The session, and those beside it."""
+        link, first = self._link, self.session
+        return [] if link is None or first is None else [first, *link.extra.sessions]
+
+    @property
     def server_version(self) -> str:
         return self._link.server_version if self._link is not None else ""
 
@@ -176,7 +165,7 @@ class ServerConnection:
             return 0.0
         if self.state is not State.UP or self.session is None:
             return trio.current_time() - self._down_at
-        silent = self.session.silence()
+        silent = max(session.silence() for session in self.sessions)
         return silent if silent > max(_SILENCE_SECONDS, 4 * self.round_trip) else 0.0
 
     def may_be_here(self) -> bool:
@@ -214,7 +203,7 @@ class ServerConnection:
         return remote
 
     def _new_link(self) -> Link:
-        return Link(self._bridge, self._route, self._session_lost)
+        return Link(self._bridge, self._route, self._session_lost, self._connections)
 
     def _new_watch(self) -> NetworkWatch:
         return NetworkWatch(open_netlink())

@@ -1,7 +1,8 @@
 """One link: a chain of SSH connections with an SFTP session at its end, made once and ended once.
 
 `Link` owns the asyncssh connections (one for each ProxyJump hop and the last), the processes of a
-ProxyCommand, and the session. It never recovers: `remote/connection.py` makes another one.
+ProxyCommand, the session, and what `remote/extra.py` opens beside it. It never recovers:
+`remote/connection.py` makes another one.
 
 `abort` ends it at once and waits for nothing. The socket is closed with a reset, so that a server
 which still holds the other end of a half-open connection learns of it if any packet passes, and
@@ -40,6 +41,7 @@ from pysshfs.errors import (
     UnreachableError,
 )
 from pysshfs.remote import client
+from pysshfs.remote.extra import ExtraSessions
 from pysshfs.remote.hostkeys import refused
 from pysshfs.remote.session import SftpSession
 
@@ -74,9 +76,15 @@ class Link:
     """`open` once; then `abort`, or `close` in good order, once or several times."""
 
     def __init__(
-        self, bridge: Bridge, route: Route, on_lost: Callable[[Link, Exception], None]
+        self,
+        bridge: Bridge,
+        route: Route,
+        on_lost: Callable[[Link, Exception], None],
+        connections: int = 1,
     ) -> None:
+        """`connections`: how many there may be, `extra` ones included."""
         self.session: SftpSession | None = None
+        self.extra = ExtraSessions(self, lambda: Link(bridge, route, on_lost), connections)
         self.server_version = ""
         self.cipher = ""
         self.extensions: dict[bytes, bytes] = {}
@@ -93,15 +101,17 @@ class Link:
 
     async def open(self, generation: int) -> client.SftpRemote:
         """Log in, start SFTP and check the directory. Raises `StartupError`s."""
-        await self._log_in()
+        await self.log_in()
         try:
             with trio.fail_after(_SFTP_SECONDS):
-                session = await self._start_sftp()
+                session = await self.start_session(lambda error: self._on_lost(self, error))
+                self.session = session
                 return await self._shake_hands(session, generation)
         except trio.TooSlowError:
             raise SftpRefusedError("the server does not answer SFTP requests") from None
 
-    async def _log_in(self) -> None:
+    async def log_in(self) -> None:
+        """Make all hops. Raises `StartupError`s."""
         for index in range(len(self._route)):
             waypoint = self._route.waypoint(index)
             # A reconnect has its own pace.
@@ -165,13 +175,19 @@ class Link:
         self._proxies.append(proxy)
         return ours
 
-    async def _start_sftp(self) -> SftpSession:
+    def can_log_in_again(self) -> bool:
+        """Whether another login would ask nobody anything, as far as that can be told."""
+        return all(self._route.waypoint(i).can_repeat() for i in range(len(self._route)))
+
+    def is_closed(self) -> bool:
+        return any(hop.is_closed() for hop in self._hops)
+
+    async def start_session(self, on_lost: Callable[[Exception], None]) -> SftpSession:
+        """An SFTP session on a channel of its own, before its handshake."""
         last = self._hops[-1]
         server = self._route.target.sftp_server
         is_command = "/" in server
-        session = SftpSession(
-            lambda error: self._on_lost(self, error), self._bridge.before_waiting
-        )
+        session = SftpSession(on_lost, self._bridge.before_waiting)
         try:
             await self._bridge.call(
                 last.create_session(
@@ -186,7 +202,6 @@ class Link:
             )
         except (asyncssh.Error, OSError) as error:
             raise SftpRefusedError(f"the server gives no SFTP session: {error}") from None
-        self.session = session
         self.server_version = str(last.get_extra_info("server_version", ""))
         self.cipher = str(last.get_extra_info("recv_cipher", ""))
         return session
@@ -205,7 +220,14 @@ class Link:
         base = await self._check_directory(session, abilities, generation)
         # asyncssh's server goes by the client's name, and expects of ours what the draft says.
         draft = "AsyncSSH" in self.server_version
-        return client.SftpRemote(session, base, abilities, generation, draft_symlinks=draft)
+        return client.SftpRemote(
+            session,
+            base,
+            abilities,
+            generation,
+            draft_symlinks=draft,
+            open_extra=self.extra.open,
+        )
 
     async def _check_directory(
         self, session: SftpSession, abilities: Capabilities, generation: int
@@ -264,6 +286,7 @@ class Link:
     def abort(self) -> None:
         """End everything at once, with a reset; waits for nothing."""
         self._aborted = True
+        self.extra.abort()
         for hop in reversed(self._hops):
             hop.abort()
         for proxy in self._proxies:
@@ -280,6 +303,7 @@ class Link:
         proxies, self._proxies = self._proxies, []
         try:
             with trio.move_on_after(_ABORT_SECONDS):
+                await self.extra.gone()
                 await self._closed(hops)
                 for proxy in proxies:
                     await _ended(proxy)
@@ -293,6 +317,7 @@ class Link:
 
     async def close(self) -> None:
         """End the session and all hops; nothing waits for a server that does not answer."""
+        await self.extra.close()
         if not self._aborted:
             self._on_close(_DELIVER)
         if self.session is not None:

@@ -123,6 +123,12 @@ class Waypoint:
             return self.config.keepalive
         return _KEEPALIVE_SECONDS, _KEEPALIVE_MISSED
 
+    def can_repeat(self) -> bool:
+        """Whether another login would ask nobody anything, as far as that can be told: answers to
+        questions may have been one-time codes, a key may want its button pressed."""
+        has_buttons = any(pair.algorithm.startswith(b"sk-") for pair in self.keys.pairs)
+        return not has_buttons and not self.credentials.has_answered
+
     def options(self) -> dict[str, Any]:
         """What `asyncssh.connect` is to be told, besides the hop before."""
         self.policy.refusal = None

@@ -5,10 +5,14 @@ the reply. Replies come in order out of one task, `latency` seconds of trio's ti
 request, and never at once: whoever waits is suspended, as with a real server. All replies that are
 due arrive together, before any task that waited for one of them runs on.
 
+It has any number of further sessions on the same tree (`open_extra`), each a `FakeRemote` with an
+order and replies of its own, in `extras`; they end with the first.
+
 For tests: `hold` and `release` make a silent server of it, `go_deaf` one that gets nothing more,
 `drop_connection` a dead one, `connect_anew` the next session on the same tree; `fail_next` has one
-request refused. `calls` is the log of requests, `in_flight` counts those
-without a reply, `open_handles` the handles that were not closed.
+request refused; `stall` and `go_on` keep a session from carrying out what it is sent. `calls` is
+the log of requests, `in_flight` counts those without a reply, `open_handles` the handles that were
+not closed.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ from pysshfs.errors import (
     ConnectionLostError,
     FilesystemError,
     RemoteStatusError,
+    SftpRefusedError,
     StaleHandleError,
     UnsupportedError,
 )
@@ -116,6 +121,7 @@ class FakeRemote:
         self._handles: dict[bytes, _Handle] = {}
         self._next_token = 0
         self._failures: defaultdict[str, deque[FilesystemError]] = defaultdict(deque)
+        self.failures_of_extras: defaultdict[str, deque[FilesystemError]] = defaultdict(deque)
         self._answers: deque[_Answer] = deque()
         self._activity = trio.Event()
         self._held = False
@@ -125,6 +131,12 @@ class FakeRemote:
         self._generation = 1
         self.on_lost: Callable[[ConnectionLostError], None] = lambda _error: None
         self.on_request: Callable[[], None] = lambda: None  # before each is carried out
+        self.round_trip = latency
+        self.extras: list[FakeRemote] = []
+        self.most_extras = 9
+        self._stalled: list[tuple[Callable[[], None], Callable[[ConnectionLostError], None]]] = []
+        self._stalls = False
+        self._nursery: trio.Nursery | None = None
 
     @classmethod
     @asynccontextmanager
@@ -136,9 +148,45 @@ class FakeRemote:
     ) -> AsyncIterator[FakeRemote]:
         remote = cls(tree or MemoryTree(), capabilities, latency)
         async with trio.open_nursery() as nursery:
+            remote._nursery = nursery
             nursery.start_soon(remote._deliver)
             yield remote
             nursery.cancel_scope.cancel()
+
+    # --- further sessions -------------------------------------------------------------------
+
+    async def open_extra(self) -> FakeRemote:
+        self.calls.append(("open_extra",))
+        await trio.sleep(self.latency)
+        if self._lost is not None:
+            raise self._lost
+        if sum(extra.is_up for extra in self.extras) >= self.most_extras:
+            raise SftpRefusedError("no more sessions")
+        extra = FakeRemote(self.tree, self.capabilities, self.latency)
+        extra._generation = -1 - len(self.extras)
+        extra._failures = self.failures_of_extras
+        self.extras.append(extra)
+        assert self._nursery is not None
+        self._nursery.start_soon(extra._deliver)
+        return extra
+
+    @property
+    def is_up(self) -> bool:
+        return self._lost is None
+
+    def end(self) -> None:
+        self.drop_connection()
+
+    def stall(self) -> None:
+        """From now on what is sent waits on the server."""
+        self._stalls = True
+
+    def go_on(self, most: int | None = None) -> None:
+        """Carry out what waits, in order; `most`: only so many, and go on stalling."""
+        waiting, self._stalled = self._stalled[:most], self._stalled[len(self._stalled[:most]) :]
+        self._stalls = most is not None
+        for carry_out, _ in waiting:
+            carry_out()
 
     # --- what tests turn and look at ----------------------------------------------------------
 
@@ -149,7 +197,8 @@ class FakeRemote:
     @property
     def open_handles(self) -> list[str]:
         """The paths of what is open on the server."""
-        return [os.fsdecode(handle.path) for handle in self._handles.values()]
+        own = [os.fsdecode(handle.path) for handle in self._handles.values()]
+        return own + [path for extra in self.extras for path in extra.open_handles]
 
     def count(self, method: str) -> int:
         return sum(call[0] == method for call in self.calls)
@@ -183,11 +232,15 @@ class FakeRemote:
         self._handles.clear()
         answers, self._answers = self._answers, deque()
         unheard, self._unheard = self._unheard, []
+        stalled, self._stalled = self._stalled, []
         for answer in answers:
             answer.lose(self._lost)
-        for lose in unheard:
+        for lose in (*unheard, *(lose for _, lose in stalled)):
             lose(self._lost)
         self.on_lost(self._lost)
+        for extra in self.extras:
+            if extra.is_up:
+                extra.drop_connection(self._lost)
 
     def connect_anew(self) -> None:
         """A new session: handles of the earlier ones mean nothing on it."""
@@ -233,25 +286,32 @@ class FakeRemote:
             self._unheard.append(reply.set_error)
             return reply
         failures = self._failures[method]
-        try:
-            if failures:
-                raise failures.popleft()
-            result = work()
-        except OSError as error:
-            number = error.errno or errno.EIO
-            failure = RemoteStatusError(_STATUS.get(number, FX_FAILURE), str(error))
-            self._answer(lambda: reply.set_error(failure), reply)
-        except FilesystemError as error:
-            refused = error
-            self._answer(lambda: reply.set_error(refused), reply)
+
+        def carry_out() -> None:
+            try:
+                if failures:
+                    raise failures.popleft()
+                result = work()
+            except OSError as error:
+                number = error.errno or errno.EIO
+                failure = RemoteStatusError(_STATUS.get(number, FX_FAILURE), str(error))
+                self._answer(lambda: reply.set_error(failure), reply)
+            except FilesystemError as error:
+                refused = error
+                self._answer(lambda: reply.set_error(refused), reply)
+            else:
+
+                def deliver() -> None:
+                    if abandoned and unless_wanted is not None:
+                        unless_wanted(result)
+                    reply.set_result(result)
+
+                self._answer(deliver, reply)
+
+        if self._stalls:
+            self._stalled.append((carry_out, reply.set_error))
         else:
-
-            def deliver() -> None:
-                if abandoned and unless_wanted is not None:
-                    unless_wanted(result)
-                reply.set_result(result)
-
-            self._answer(deliver, reply)
+            carry_out()
         return reply
 
     def _answer(self, deliver: Callable[[], None], reply: Reply[T]) -> None:
@@ -426,9 +486,7 @@ class FakeRemote:
             handle.listing = dots + self.strange_entries + found
             return self._new_handle(handle)
 
-        return self._request(
-            work, "opendir", os.fsdecode(path), unless_wanted=self._close_unwanted
-        )
+        return self._request(work, "opendir", os.fsdecode(path), unless_wanted=self._close_unwanted)
 
     def readdir(self, handle: RemoteHandle) -> Reply[list[DirectoryEntry] | None]:
         def work(known: _Handle) -> list[DirectoryEntry] | None:

@@ -42,14 +42,19 @@ class Server:
     """The channel's other end: keeps what is sent and says what it is told to."""
 
     def __init__(
-        self, extensions: dict[bytes, bytes] | None = None, base: bytes = b"/srv", **how: bool
+        self,
+        extensions: dict[bytes, bytes] | None = None,
+        base: bytes = b"/srv",
+        draft_symlinks: bool = False,
     ) -> None:
         self.sent: list[bytes] = []
         session = SftpSession(lambda error: None)
         session.connection_made(cast("asyncssh.SSHClientChannel[bytes]", self))
         self._session = session
         abilities = capabilities(ALL if extensions is None else extensions, None, False)
-        self.remote = SftpRemote(session, base, abilities, GENERATION, **how)
+        self.remote = SftpRemote(
+            session, base, abilities, GENERATION, draft_symlinks=draft_symlinks
+        )
 
     def write(self, data: bytes) -> None:
         self.sent.append(data)

@@ -30,6 +30,7 @@ from pysshfs.remote.connection import (
     pause,
     shortest_pause,
 )
+from pysshfs.remote.extra import ExtraSessions
 from pysshfs.remote.link import Link
 from pysshfs.remote.network import Change, NetworkWatch
 from pysshfs.remote.session import SftpSession
@@ -72,6 +73,7 @@ class Pretence(Link):
         self.backlog = 0
         self.taken: int | None = 0
         self.session = None
+        self.extra = ExtraSessions(self, lambda: self, connections=1)
         self.server_version, self.cipher, self.extensions = "OpenSSH", "none", {}
 
     async def open(self, generation: int) -> SftpRemote:
