@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pysshfs.remotefs import RemoteFS
     from pysshfs.vfs.calls import Calls
     from pysshfs.vfs.inodes import Inode
+    from pysshfs.vfs.lane import Lane
     from pysshfs.vfs.repeat import Doubt
 
 
@@ -73,7 +74,7 @@ class Call(Reply[Any]):
         self,
         calls: Calls,
         method: str,
-        send: Callable[[RemoteFS], Reply[Any]],
+        send: Callable[..., Reply[Any]],
         handle: OpenFileHandle | None = None,
     ) -> None:
         super().__init__()
@@ -88,20 +89,15 @@ class Call(Reply[Any]):
         self.is_abandoned = False
         self.violations = 0  # sessions that broke the protocol over it
 
+    def send_on(self, remote: RemoteFS) -> Reply[Any]:
+        return self.send(remote)
+
     def abandon(self) -> None:
         if not self.done:
             self.calls.abandoned(self)
 
     def answered(self, inner: Reply[Any]) -> None:
         self.calls.answered(self, inner)
-
-
-class Writing(Call):
-    """A WRITE."""
-
-    __slots__ = ()
-
-    is_kept = True
 
 
 class Opening(Call):
@@ -118,6 +114,42 @@ class Opening(Call):
     ) -> None:
         super().__init__(calls, "open", send)
         self.opens = mode, path
+
+
+class Transfer(Call):
+    """A READ or WRITE of `length` bytes at `offset`: `send` sends it on a session where the file
+    is open under the given handle."""
+
+    __slots__ = ("is_counted", "is_kept", "lane", "length", "offset", "reads")
+
+    handle: OpenFileHandle
+
+    def __init__(
+        self,
+        calls: Calls,
+        method: str,
+        handle: OpenFileHandle,
+        offset: int,
+        length: int,
+        send: Callable[[RemoteFS, RemoteHandle], Reply[Any]],
+    ) -> None:
+        super().__init__(calls, method, send, handle)
+        self.reads = method == "read"
+        self.is_kept = not self.reads
+        self.offset = offset
+        self.length = length
+        # These belong to `vfs/lanes.py`.
+        self.lane: Lane | None = None  # on which it is on its way
+        self.is_counted = False
+
+    def send_on(self, remote: RemoteFS) -> Reply[Any]:
+        opened = self.handle.remote
+        if self.lane is not None and self.handle in self.lane.handles:
+            assert self.lane.remote is not None
+            remote, opened = self.lane.remote, self.lane.handles[self.handle]
+        # On the session that is up all files that are not stale were opened again.
+        assert opened is not None
+        return self.send(remote, opened)
 
 
 class Change(Call):

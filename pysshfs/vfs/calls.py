@@ -34,7 +34,8 @@ from pysshfs.errors import (
 from pysshfs.remotefs import OpenMode, RemoteHandle
 from pysshfs.reply import Reply
 from pysshfs.vfs import caller, reopen
-from pysshfs.vfs.call import Call, Change, OpenFileHandle, Opening
+from pysshfs.vfs.call import Call, Change, OpenFileHandle, Opening, Transfer
+from pysshfs.vfs.lanes import Lanes
 from pysshfs.vfs.orphans import Orphans
 from pysshfs.vfs.repeat import CHANGES, NOT_TWICE, RULES, Done, Rule, is_missing
 
@@ -63,6 +64,8 @@ class Calls:
         self._refused: ConnectionLostError | None = None
         self._ended = False
         self._losses = 0
+        self.lanes = Lanes(self)
+        self.lanes.session_up(remote)
         # A call came while there is no session (`ServerConnection.wanted`).
         self.on_demand: Callable[[], None] = lambda: None
         # A file was opened again (`Tree.reopened`); whether it still is the same file.
@@ -138,12 +141,24 @@ class Calls:
         return self.start(Opening(self, lambda remote: remote.open(path, mode), path, mode))
 
     def _transmit(self, call: Call, remote: RemoteFS) -> None:
+        if not isinstance(call, Transfer) or self.lanes.take(call):
+            self._send(call, remote)
+
+    def send_now(self, call: Transfer) -> None:
+        """For `Lanes`, which had kept it, or has another session for it."""
+        if self._remote is not None and call.serial in self._calls:
+            if call.is_abandoned or call.handle.closed:
+                self._fail(call, ConnectionLostError("withdrawn"))
+            else:
+                self._send(call, self._remote)
+
+    def _send(self, call: Call, remote: RemoteFS) -> None:
         call.sent = True
         if call.caller is not None:
             call.caller.committed = True
         if call.doubt is not None:
             call.doubt.since = time.time()
-        inner = call.inner = call.send(remote)
+        inner = call.inner = call.send_on(remote)
         inner.add_callback(call.answered)
 
     def answered(self, call: Call, inner: Reply[Any]) -> None:
@@ -155,6 +170,8 @@ class Calls:
             self._finish(call, inner.result())
         elif isinstance(error, ConnectionLostError):
             self._count_violation(call, error)  # otherwise it stays, for the next session
+            if isinstance(call, Transfer):
+                self.lanes.unanswered(call)  # or for the first of this one
         elif call.lost and RULES[call.method] is Rule.GONE and is_missing(error):
             self._finish(call, None)
         else:
@@ -196,6 +213,12 @@ class Calls:
         elif call.method in NOT_TWICE and self._remote is not None:
             self._remote.close(remote)  # the others' the session closes, which was told to
         return handle
+
+    @staticmethod
+    def close_on(remote: RemoteFS, handle: RemoteHandle) -> Reply[None]:
+        closing = remote.close(handle)
+        closing.add_callback(_log_close)
+        return closing
 
     # --- callers who leave --------------------------------------------------------------------
 
@@ -242,6 +265,7 @@ class Calls:
         self._remote = None
         self.on_lost()
         self._losses += 1
+        self.lanes.session_lost()
         for handle in self._files:
             handle.remote = None
         for call in list(self._calls.values()):
@@ -250,6 +274,8 @@ class Calls:
 
     def _lose(self, call: Call, error: ConnectionLostError) -> None:
         call.inner, call.lost = None, True
+        if isinstance(call, Transfer):
+            call.lane = None
         rule = RULES[call.method]
         is_closed = call.handle is not None and call.handle.closed
         is_unwanted = call.is_abandoned and call.method not in NOT_TWICE
@@ -274,6 +300,7 @@ class Calls:
         self._refused = None
         self._remote = remote
         self._capabilities = remote.capabilities
+        self.lanes.session_up(remote)
         unwanted, self._to_close = self._to_close, []
         for opened in unwanted:
             remote.close(opened)
@@ -349,6 +376,14 @@ class Calls:
         """Raises the reason when no server can be hoped for."""
         if self._refused is not None:
             raise self._refused.with_traceback(None)
+
+
+def _log_close(reply: Reply[None]) -> None:
+    """A lost session closes all that was open on it."""
+    if reply.error is not None and not isinstance(
+        reply.error, ConnectionLostError | StaleHandleError
+    ):
+        log.info("closing a handle: %s", reply.error)
 
 
 def _shown(call: Call) -> str:

@@ -118,7 +118,7 @@ class Files:
         path, before = inode.path(), tree.last_version(inode)
         if flags & os.O_TRUNC:
             tree.changed(inode)
-            self._discard_read_ahead(inode)
+            inode.drop_read_ahead()
         opening = self._open(inode, path, open_mode(flags), before)
         sent_at = tree.mutations
         looking = tree.server.lstat(path)
@@ -233,7 +233,7 @@ class Files:
                 if known.writeback is not None:
                     await known.writeback.before_truncation()
                 tree.changed(known)
-                self._discard_read_ahead(known)
+                known.drop_read_ahead()
             sent_at = tree.mutations
             opening = self._open(known, path, how, before)
             looking = tree.server.lstat(path)
@@ -318,10 +318,6 @@ class Files:
             await writeback.drain()
         return await file.reader.read(offset, length)
 
-    def _discard_read_ahead(self, inode: Inode) -> None:
-        for file in inode.open_files:
-            file.reader.discard()
-
     # --- writing ----------------------------------------------------------------------------
 
     async def write(self, file: OpenFile, offset: int, data: bytes, from_page_cache: bool) -> int:
@@ -362,7 +358,7 @@ class Files:
         expected = inode.expected
         self._tree.changed_to(inode, None if expected is None else expected.written())
         inode.known_size = max(inode.known_size, offset + len(data))
-        self._discard_read_ahead(inode)
+        inode.drop_read_ahead()
 
     async def _report_error(self, file: OpenFile, writeback: Writeback) -> None:
         """Raise the last error of writing unless this open file has reported it."""
@@ -381,9 +377,10 @@ class Files:
     async def _append_offset(self, file: OpenFile, writeback: Writeback, offset: int) -> int:
         end = max(writeback.end, writeback.appended_to)
         if not writeback.appended_to:
-            writeback.push()  # the answer must count it
-            attributes = await self._tree.server.fstat(file.handle)
-            size = attributes.size or 0
+            writeback.push()
+            with writeback.watched() as reached:
+                attributes = await self._tree.server.fstat(file.handle)
+            size = max(attributes.size or 0, reached.end)
             if writeback.is_clean:
                 file.inode.known_size = size
             end = max(size, writeback.end)  # others may have written meanwhile

@@ -98,6 +98,7 @@ class Filesystem:
             nursery.start_soon(self.tree.walk.run)
             nursery.start_soon(self.tree.files_ahead.run)
             nursery.start_soon(self._salvage.run)
+            nursery.start_soon(self.server.lanes.run)
 
     async def flush_all(self) -> None:
         """Deliver everything that was written, as far as the server takes it."""

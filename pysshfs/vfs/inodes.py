@@ -111,9 +111,13 @@ class Inode:
         self.known_size = attributes.size
         version = attributes.mtime, attributes.size
         if self.read_version not in (None, version):
-            for file in self.open_files:
-                file.reader.discard()
+            self.drop_read_ahead()
         self.read_version = version
+
+    def drop_read_ahead(self) -> None:
+        """What was read ahead of the file may not be what it holds now."""
+        for file in self.open_files:
+            file.reader.discard()
 
     def ancestors(self) -> Iterator[Inode]:
         """The inode itself, its parent, and so on to the root."""

@@ -6,13 +6,12 @@ one, until it is answered. Nothing here suspends, and there is no state of its o
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, TypeVar
 
-from pysshfs.errors import ConnectionLostError, FilesystemError, StaleHandleError
+from pysshfs.errors import FilesystemError, StaleHandleError
 from pysshfs.remotefs import OpenMode
 from pysshfs.reply import Reply
-from pysshfs.vfs.call import Call, Change, Opening, Writing
+from pysshfs.vfs.call import Call, Change, Opening, Transfer
 from pysshfs.vfs.calls import Calls
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from pysshfs.vfs.repeat import Doubt, Making, Moving, Removing, Truncating
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
 
 
 class Server(Calls):
@@ -181,35 +179,30 @@ class Server(Calls):
         """Nobody waits for this; without a session there is nothing to close."""
         handle.closed = True
         self._files.pop(handle, None)
+        self.lanes.closed(handle)
         if handle.remote is None:
             return Reply.of(None)
         if self._remote is None:
             self._to_close.append(handle.remote)  # just opened, on a session that is not up yet
             return Reply.of(None)
-        return self._close(self._remote, handle.remote)
-
-    @staticmethod
-    def _close(remote: RemoteFS, handle: RemoteHandle) -> Reply[None]:
-        closing = remote.close(handle)
-        closing.add_callback(_log_close)
-        return closing
+        return self.close_on(self._remote, handle.remote)
 
     def read(self, handle: OpenFileHandle, offset: int, length: int) -> Reply[bytes]:
-        def send(remote: RemoteFS) -> Reply[bytes]:
+        def send(remote: RemoteFS, opened: RemoteHandle) -> Reply[bytes]:
             # This session may give less at once than the one it was made for.
-            return remote.read(_on(handle), offset, min(length, remote.capabilities.max_read))
+            return remote.read(opened, offset, min(length, remote.capabilities.max_read))
 
-        return self._ask("read", send, handle)
+        return self.start(Transfer(self, "read", handle, offset, length, send))
 
     def write(
         self, handle: OpenFileHandle, offset: int, data: bytes | bytearray
     ) -> Reply[None]:
         """All of `data`, which must not change until it is acknowledged."""
-        return self.start(
-            Writing(
-                self, "write", lambda remote: _write(remote, _on(handle), offset, data), handle
-            )
-        )
+
+        def send(remote: RemoteFS, opened: RemoteHandle) -> Reply[None]:
+            return _write(remote, opened, offset, data)
+
+        return self.start(Transfer(self, "write", handle, offset, len(data), send))
 
     def fsync(self, handle: OpenFileHandle) -> Reply[None]:
         return self._change(
@@ -228,7 +221,7 @@ class Server(Calls):
         return self._ask("readdir", lambda remote: remote.readdir(handle))
 
     def closedir(self, handle: RemoteHandle) -> Reply[None]:
-        return Reply.of(None) if self._remote is None else self._close(self._remote, handle)
+        return Reply.of(None) if self._remote is None else self.close_on(self._remote, handle)
 
     def symlink(
         self, target: bytes, path: bytes, doubt: Making, late: Callable[[], None]
@@ -339,14 +332,6 @@ class Server(Calls):
             late=late,
             answered=answered,
         )
-
-
-def _log_close(reply: Reply[None]) -> None:
-    """A lost session closes all that was open on it."""
-    if reply.error is not None and not isinstance(
-        reply.error, ConnectionLostError | StaleHandleError
-    ):
-        log.info("closing a handle: %s", reply.error)
 
 
 def _on(handle: OpenFileHandle) -> RemoteHandle:

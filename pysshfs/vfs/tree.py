@@ -318,6 +318,7 @@ class Tree:
 
         def answered(reply: Reply[Any]) -> None:
             inode.resizing -= 1
+            inode.drop_read_ahead()  # READs on a lane may have overtaken the truncation
             writeback = inode.writeback
             if reply.error is None:
                 inode.known_size = size if writeback is None else max(size, writeback.end)
@@ -411,9 +412,11 @@ class Tree:
                 return foretold
             await writeback.drain()
             self.changed(inode)
-            attributes = await self.fetch_attributes(inode)
-            if writeback.end > attributes.size:  # somebody went on writing
-                attributes = attributes._replace(size=writeback.end)
+            with writeback.watched() as reached:
+                attributes = await self.fetch_attributes(inode)
+            end = max(writeback.end, reached.end)
+            if end > attributes.size:  # somebody went on writing
+                attributes = attributes._replace(size=end)
             return attributes
         cached = self.cache.attributes(inode.number)
         if cached is not None:

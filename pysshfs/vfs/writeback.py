@@ -3,9 +3,11 @@
 A `Writeback` belongs to an inode, not to a handle, so every reader of the file sees what any
 writer wrote. Small writes that continue one another gather in a tail until the server's largest
 WRITE is full, the file is flushed, or `write_delay` has passed (`WritebackPool.run` sees to that).
-WRITEs are sent without waiting for one another; the server carries them out in order. Each record
-keeps its bytes until it is acknowledged: `vfs/calls.py` sends them again after a lost connection,
-and what the server refuses, or never gets, is handed to `WritebackPool.on_undelivered`.
+WRITEs are made without waiting for one another. Those that overlap are carried out in order, others
+perhaps not: `vfs/lanes.py` spreads them over several sessions. Nor is a WRITE carried out before
+whatever is asked next on the first session; only an acknowledgement says that it was. Each record
+keeps its bytes until then: `vfs/calls.py` sends them again after a lost connection, and what the
+server refuses, or never gets, is handed to `WritebackPool.on_undelivered`.
 
 Bounds: all files together hold at most `write_buffer` unacknowledged bytes; who would exceed that
 waits, first come first served, and can be interrupted there: nothing of its data is taken yet.
@@ -24,6 +26,7 @@ in `reserve`, `drain` and `before_truncation`.
 from __future__ import annotations
 
 from collections import deque
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import outcome
@@ -32,7 +35,7 @@ import trio
 from pysshfs.errors import FilesystemError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from pysshfs.errors import ConnectionLostError
     from pysshfs.reply import Reply
@@ -147,6 +150,14 @@ class WritebackPool:
                 oldest.push()
 
 
+class Reached:
+    """How far the file was written while somebody asked the server for its size, whose answer may
+    be from before: one past the last byte that was acknowledged meanwhile."""
+
+    def __init__(self) -> None:
+        self.end = 0
+
+
 class Writeback:
     """One file's unacknowledged data, in the order in which it was written.
 
@@ -178,6 +189,7 @@ class Writeback:
         self._next_record = 0
         # Who drains, each with the serial of the first record that it does not wait for.
         self._drains: list[tuple[int, trio.Event]] = []
+        self._watches: list[Reached] = []
         self._error: FilesystemError | None = None
         self.error_sequence = 0
 
@@ -194,9 +206,21 @@ class Writeback:
         end = max(ends, default=0)
         return max(end, self._tail_offset + len(self._tail)) if self._tail else end
 
+    @contextmanager
+    def watched(self) -> Iterator[Reached]:
+        """For whoever asks for the size: what is acknowledged meanwhile may not be counted in the
+        answer, and `end` does not count it any more."""
+        reached = Reached()
+        self._watches.append(reached)
+        try:
+            yield reached
+        finally:
+            self._watches.remove(reached)
+
     def explains(self, size: int) -> bool:
-        """Whether the file can have this size on the server, if nobody else changed it: WRITEs
-        whose acknowledgements were lost may have been carried out, the first of them at least."""
+        """Whether the file can have this size on the server, if nobody else changed it: of the
+        WRITEs whose acknowledgements were lost any may have been carried out, whatever their
+        order, and those that were acknowledged certainly were."""
         least = self._acknowledged_size if self._size_is_certain else 0
         return least <= size <= max(self._acknowledged_size, self.end)
 
@@ -233,8 +257,11 @@ class Writeback:
 
     async def go_ahead(self) -> None:
         """What is sent from now on, until the next await, is carried out after all that was
-        written. One session carries out in order, so sending it is enough."""
+        written. The first session carries out in order, so sending it there is enough; what is on
+        its way on others (`vfs/lanes.py`) has to be acknowledged."""
         self.push()
+        while not self._pool.server.lanes.is_in_order(self._inode):
+            await self.drain()
 
     def follow(self, reply: Reply[None], *, is_reported: bool = True) -> None:
         """A change of attributes was sent behind what was written. Who waits for that waits for
@@ -243,8 +270,11 @@ class Writeback:
         serial = self._next_record
         self._next_record += 1
         self._sent[serial] = None
+        lanes = self._pool.server.lanes
+        lanes.narrow(self._inode)  # nor is what is written later carried out before it
 
         def answered(reply: Reply[None]) -> None:
+            lanes.widen(self._inode)
             del self._sent[serial]
             if reply.error is not None and is_reported:
                 self._keep_error(reply.error)
@@ -296,6 +326,10 @@ class Writeback:
             self.unsynced = True
             end = record.offset + len(record.data)
             self._acknowledged_size = max(self._acknowledged_size, end)
+            for reached in self._watches:
+                reached.end = max(reached.end, end)
+        # What was read while it was on its way may be from before.
+        self._inode.drop_read_ahead()
         self._pool.release(len(record.data))
         self._check_clean()
 
@@ -341,9 +375,8 @@ class Writeback:
     async def drain(self) -> None:
         """Send everything and wait for the server's word on it; errors are kept.
 
-        What others wrote meanwhile has been sent when this returns, too, so that a request sent
-        now is carried out after it, but it may be unacknowledged. Raises when there is no hope
-        of a connection; the data is kept.
+        What others write meanwhile is not waited for. Raises when there is no hope of a
+        connection; the data is kept.
         """
         self.push()
         end = self._next_record
@@ -363,9 +396,11 @@ class Writeback:
 
     async def before_truncation(self) -> None:
         """Deliver everything, so that no older data lands behind a truncation that is sent now, and
-        end the burst of appends: the next one goes to the end that the truncation leaves."""
+        end the burst of appends: the next one goes to the end that the truncation leaves. What
+        others write meanwhile is sent before the truncation on the same session, or behind it."""
         async with self.appending:
-            await self.drain()
+            with self._pool.server.lanes.narrowed(self._inode):
+                await self.drain()
             self.appended_to = 0
 
     def raise_error(self, seen: int) -> None:

@@ -154,6 +154,7 @@ async def mounted(
             remote.release()
             fs.tree.files_ahead.clear()  # what nobody has come to
             await settle()
+            await trio.sleep(10 * latency)  # files that are being opened on lanes are closed then
             assert remote.open_handles == []
             assert fs.tree.writebacks.unacknowledged == 0
             assert fs.tree.read_budget.has_room(fs.tree.config.total_readahead)

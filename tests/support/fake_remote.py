@@ -118,6 +118,7 @@ class FakeRemote:
         self.overridden: dict[bytes, Attributes] = {}  # what lstat says of a path, whatever is true
         self.calls: list[tuple[str, ...]] = []
         self.most_in_flight = 0
+        self.most_handles = 0
         self._handles: dict[bytes, _Handle] = {}
         self._next_token = 0
         self._failures: defaultdict[str, deque[FilesystemError]] = defaultdict(deque)
@@ -429,6 +430,7 @@ class FakeRemote:
         token = b"%08d" % self._next_token
         self._next_token += 1
         self._handles[token] = handle
+        self.most_handles = max(self.most_handles, len(self._handles))
         return RemoteHandle(token, self._generation)
 
     def _close_unwanted(self, handle: RemoteHandle) -> None:
