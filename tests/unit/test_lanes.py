@@ -189,24 +189,25 @@ async def test_another_file_of_the_same_name_is_not_written_to(small: None) -> N
         assert not any(extra.count("write") for extra in mount.remote.extras)
 
 
-async def test_a_file_of_the_same_size_that_was_renamed_there_is_not_written_to(
-    small: None,
-) -> None:
-    """Renames made here, behind which the lane's open comes: nothing tells the two apart."""
+async def test_a_file_that_was_renamed_there_meanwhile_is_not_written_to(small: None) -> None:
+    """By us, but unanswered when the lane opens the file, and of a size and age that fit."""
     tree = MemoryTree()
     ours = tree.write_file(b"ours", content(_KIB))
-    other = tree.write_file(b"other", content(_KIB))
+    other = tree.write_file(b"other", content(8 * _KIB))
     async with mounted(tree, capabilities=_SMALL, latency=_FAR) as mount:
         fh = await mount.open(b"ours", os.O_WRONLY)
         parent, _ = await mount.parent(b"ours")
         await mount.number(b"other")
         async with trio.open_nursery() as nursery:
-            await mount.fs.write(fh, 0, content(_KIB) * 8)  # what is on its way makes no size
+            await mount.fs.write(fh, 0, content(32 * _KIB, 1))
+            await trio.sleep(_FAR / 2)
             start(nursery, mount.fs.rename, parent, b"ours", parent, b"away", 0)
+            await settle()
             start(nursery, mount.fs.rename, parent, b"other", parent, b"ours", 0)
         await mount.close(fh)
-        assert bytes(ours.data) == content(_KIB) * 8
-        assert bytes(other.data) == content(_KIB)
+        assert any(extra.count("open") for extra in mount.remote.extras)
+        assert bytes(other.data) == content(8 * _KIB)
+        assert bytes(ours.data) == content(32 * _KIB, 1)
 
 
 async def test_a_file_without_a_name_is_opened_nowhere_else(small: None) -> None:
@@ -353,6 +354,62 @@ async def test_a_truncation_comes_behind_what_was_written_before_it(small: None)
         held = mount.tree.read_file(b"file")
         assert held[:3] == b"aaa" and not held[3 : 64 * _KIB].strip(b"\0")
         assert (await mount.entry(b"file")).attributes.size == len(held)
+
+
+async def test_nor_does_what_is_written_after_it_overtake_it(small: None) -> None:
+    async with mounted(capabilities=_SMALL, latency=_FAR) as mount:
+        fh = await spread_out(mount, b"file")
+        number = await mount.number(b"file")
+        async with trio.open_nursery() as nursery:
+            mount.remote.stall()
+            start(nursery, mount.fs.setattr, number, AttributeChange(size=3))
+            await settle()
+            await mount.fs.write(fh, 8, b"z" * 2 * _KIB)
+            await trio.sleep(1)
+            mount.remote.go_on()
+        await mount.close(fh)
+        assert mount.tree.read_file(b"file") == content(32 * _KIB, 1)[:3] + bytes(5) + b"z" * 2 * _KIB
+
+
+async def test_what_was_read_before_a_truncation_is_not_kept(small: None) -> None:
+    data = content(512 * _KIB)
+    tree = MemoryTree()
+    tree.write_file(b"file", data)
+    async with mounted(tree, capabilities=_SMALL, latency=_FAR, config=_SHORT) as mount:
+        number = await mount.number(b"file")
+        fh = await mount.open(b"file")
+        for at in range(0, 256 * _KIB, _KIB):
+            await mount.fs.read(fh, at, _KIB)
+        (lane,) = mount.remote.extras
+        assert lane.count("read")
+        async with trio.open_nursery() as nursery:
+            mount.remote.stall()
+            start(nursery, mount.fs.setattr, number, AttributeChange(size=257 * _KIB + 100))
+            await settle()
+            assert await mount.fs.read(fh, 256 * _KIB, _KIB) == data[256 * _KIB :][:_KIB]
+            await trio.sleep(1)
+            mount.remote.go_on()
+        assert await mount.fs.read(fh, 257 * _KIB, _KIB) == data[257 * _KIB :][:100]
+        await mount.close(fh)
+
+
+async def test_a_size_counts_what_was_acknowledged_while_it_was_asked_for(small: None) -> None:
+    async with mounted(capabilities=_SMALL, latency=_FAR) as mount:
+        fh = await spread_out(mount, b"file")
+        number = await mount.number(b"file")
+        await mount.fs.write(fh, 32 * _KIB, b"1" * _KIB)
+        async with trio.open_nursery() as nursery:
+            looking = start(nursery, mount.fs.getattr, number)
+            await settle()  # it waits for what was written until now
+            for extra in mount.remote.extras:
+                extra.stall()
+            await mount.fs.write(fh, 33 * _KIB, b"2" * _KIB)
+            await trio.sleep(_FAR * 1.5)  # it asks
+            for extra in mount.remote.extras:
+                extra.latency = 0.0
+                extra.go_on()
+        assert looking.result().attributes.size == 34 * _KIB
+        await mount.close(fh)
 
 
 # --- losing lanes -------------------------------------------------------------------------------
