@@ -31,7 +31,7 @@ from pysshfs.errors import PysshfsError
 
 if TYPE_CHECKING:
     import enum
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from pysshfs.fuse.session import FuseSession
@@ -74,7 +74,9 @@ class Connection(Protocol):
     @property
     def extensions(self) -> Mapping[bytes, bytes]: ...
     @property
-    def session(self) -> SftpSession | None: ...
+    def sessions(self) -> Sequence[SftpSession]:
+        """The session that is up, or was last, and those beside it; empty before there is one."""
+        ...
 
     def silence(self) -> float:
         """For how many seconds nothing has come from the server."""
@@ -189,7 +191,7 @@ class ControlServer:
         return answer
 
     def _status(self) -> dict[str, Any]:
-        connection, sftp = self._connection, self._connection.session
+        connection, sessions = self._connection, self._connection.sessions
         requests = self._session.requests
         now = time.monotonic()
         return {
@@ -209,10 +211,11 @@ class ControlServer:
             "extensions": sorted(
                 name.decode("ascii", "replace") for name in connection.extensions
             ),
-            "sftp_requests": sftp.requests_sent if sftp else 0,
-            "sftp_in_flight": sftp.in_flight if sftp else 0,
-            "bytes_sent": sftp.bytes_sent if sftp else 0,
-            "bytes_received": sftp.bytes_received if sftp else 0,
+            "sftp_sessions": len(sessions),
+            "sftp_requests": sum(sftp.requests_sent for sftp in sessions),
+            "sftp_in_flight": sum(sftp.in_flight for sftp in sessions),
+            "bytes_sent": sum(sftp.bytes_sent for sftp in sessions),
+            "bytes_received": sum(sftp.bytes_received for sftp in sessions),
             "requests_served": requests.served,
             "interrupts_seen": requests.interrupts_seen,
             "interrupts_honoured": requests.interrupts_honoured,

@@ -154,6 +154,7 @@ async def _mount_and_serve(plan: _Plan) -> ExitCode:
             SshConfiguration(invocation.ssh_options, invocation.ssh_config_file),
             Terminal(),
             plan.password.pop() if plan.password else None,
+            settings.max_conns,
         )
         remote = await connection.connect()
         try:

@@ -112,6 +112,7 @@ class Settings(NamedTuple):
     fsync_on_close: bool = False
     undelivered_quota: int = 1 << 30
     sftp_server: str = "sftp"
+    max_conns: int = 1
     fsname: str | None = None
     subtype: str | None = None
     max_background: int = 512
@@ -196,6 +197,9 @@ _OURS = (
     _ours("password_stdin", Kind.FLAG, "read the password from standard input"),
     _ours("sftp_server", Kind.STRING, "subsystem, or path of the server program, to start",
           "SERVER", "sftp"),
+    _ours("max_conns", Kind.INTEGER, "connections to the server: those beyond the first carry"
+          " large transfers only, and are made if that asks nobody anything", "N", 1,
+          bounds=(1, 16)),
     _ours("fsname", Kind.STRING, "source shown in the list of mounts", "NAME",
           default_note="as typed"),
     _ours("subtype", Kind.STRING, "type shown after 'fuse.' in the list of mounts", "NAME",
@@ -361,7 +365,7 @@ _REFUSED = tuple(
         ("passive slave directport", Group.COMPATIBILITY,
          "pysshfs always connects through SSH itself"),
         ("remount", Group.COMPATIBILITY, "unmount and mount again instead"),
-        ("follow_symlinks transform_symlinks delay_connect max_conns uidfile gidfile nomap",
+        ("follow_symlinks transform_symlinks delay_connect uidfile gidfile nomap",
          Group.COMPATIBILITY, "this option of sshfs is not supported"),
         ("KnownHostsCommand", Group.SSH,
          "host keys are only read from files; use UserKnownHostsFile or GlobalKnownHostsFile"),

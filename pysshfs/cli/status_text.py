@@ -50,7 +50,8 @@ def _answered(state: dict[str, Any], now: float) -> list[str]:
         f"  server       {state['server'] or 'unknown'}, cipher {state['cipher'] or 'unknown'}",
         f"  link         {_link(state)}",
         f"  traffic      {state['bytes_received']:,} bytes in, {state['bytes_sent']:,} out, "
-        f"{state['sftp_requests']:,} SFTP requests, {state['sftp_in_flight']} in flight",
+        f"{state['sftp_requests']:,} SFTP requests, {state['sftp_in_flight']} in flight, "
+        f"{state['sftp_sessions']} sessions",
         f"  kernel       {state['requests_served']:,} requests, {len(state['requests'])} being"
         f" served, {interrupted}",
         *_requests(state["requests"]),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from pysshfs.fuse.mountinfo import MountEntry
     from pysshfs.fuse.session import FuseSession
+    from pysshfs.remote.session import SftpSession
     from pysshfs.vfs.filesystem import Filesystem
 
 
@@ -47,7 +48,7 @@ class FakeConnection:
         self.server_version = "OpenSSH_9.2"
         self.cipher = "aes128-gcm@openssh.com"
         self.extensions = {b"limits@openssh.com": b"1"}
-        self.session = None
+        self.sessions: list[SftpSession] = []
         self.silent = 42.5
         self.asked: list[str] = []
         self.refusal: Exception | None = None
@@ -217,7 +218,7 @@ def answered(**changes: object) -> dict[str, Any]:
         **{"silent_seconds": 0.5, "reconnects": 0, "bytes_received": 1000, "bytes_sent": 2000},
         **{"sftp_requests": 30, "sftp_in_flight": 1, "requests_served": 20, "requests": []},
         **{"interrupts_honoured": 2, "interrupted_in_flight": 0, "unacknowledged_bytes": 0},
-        **{"undelivered": [], "inodes": 5, "open_files": 1},
+        **{"undelivered": [], "inodes": 5, "open_files": 1, "sftp_sessions": 2},
     }
     return {**state, **changes}
 
