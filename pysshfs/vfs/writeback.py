@@ -228,6 +228,8 @@ class Writeback:
         """The file was truncated, or may have been, before what is not acknowledged."""
         known = self._acknowledged_size
         self._acknowledged_size = size if is_certain else min(known, size)
+        for reached in self._watches:  # what was acknowledged until now lay before it
+            reached.end = min(reached.end, size)
 
     def when_clean(self, callback: Callable[[], None]) -> None:
         """Call back once, when nothing is left to be acknowledged; at once if that is so."""
@@ -260,8 +262,10 @@ class Writeback:
         written. The first session carries out in order, so sending it there is enough; what is on
         its way on others (`vfs/lanes.py`) has to be acknowledged."""
         self.push()
-        while not self._pool.server.lanes.is_in_order(self._inode):
-            await self.drain()
+        lanes = self._pool.server.lanes
+        with lanes.narrowed(self._inode):
+            while not lanes.is_in_order(self._inode):
+                await self.drain()
 
     def follow(self, reply: Reply[None], *, is_reported: bool = True) -> None:
         """A change of attributes was sent behind what was written. Who waits for that waits for
