@@ -7,7 +7,7 @@ DESTDIR ?=
 LIB = set -eu; checkout='$(CURDIR)'; . scripts/lib.sh;
 IN_VENV = .venv/bin/python -m
 
-.PHONY: help demo test sweep lint bench bench-quick install uninstall clean
+.PHONY: help demo test sweep lint bench bench-quick bench-grow bench-docs install uninstall clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): ## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -27,16 +27,28 @@ lint: ## ruff and mypy only
 	$(IN_VENV) ruff check .
 	$(IN_VENV) mypy
 
-bench: ## time pysshfs against sshfs (many minutes)
+bench: ## time pysshfs against sshfs (about 25 minutes)
 	@$(LIB) $(BENCH_NEEDS)
-	$(IN_VENV) bench
+	$(IN_VENV) bench $(BENCH)
 
-bench-quick: ## the same with less work, once
+bench-quick: ## the same with less work, once (under 4 minutes)
 	@$(LIB) $(BENCH_NEEDS)
-	$(IN_VENV) bench --quick
+	$(IN_VENV) bench --quick $(BENCH)
+
+bench-grow: ## how time and memory grow with sizes and numbers
+	@$(LIB) $(BENCH_NEEDS)
+	$(IN_VENV) bench --grow $(BENCH)
+
+bench-docs: ## both, into docs/performance.md and the figures beside it
+	@$(LIB) $(BENCH_NEEDS)
+	-$(IN_VENV) bench --docs
+	$(IN_VENV) bench --grow --docs
+
+# More options for it, say BENCH='--only tar --rtt 10'.
+BENCH ?=
 
 BENCH_NEEDS = need_tests; need_program sshfs sshfs 'to compare with'; \
-	need_program fio fio 'measures reads and writes'; prepare test; provide_sshd_directory
+	prepare test; provide_sshd_directory
 
 install: ## install for all users: PREFIX=/usr/local DESTDIR=
 	@$(LIB) find_python; need_build; install_missing; check_build; \

@@ -8,19 +8,22 @@ falls on all of them alike.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shlex
 import shutil
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
-from bench.workloads import Scale, Store, Workload, Wrong
-from tests.support.mounts import PYSSHFS, Mount, MountError
+from bench.base import Store, Workload, Wrong
+from bench.link import Link, measure
+from bench.plan import ASYNC_PROGRAM, PLAIN_SSH, REHEARSAL, Plan, Program, Run, scale_for
+from pysshfs.cli import ctl
+from tests.support.mounts import Mount, MountError
 from tests.support.procs import CommandFailed, CommandStuck, run_limited
 from tests.support.proxy import Proxy
 from tests.support.sshd import Sshd
@@ -29,65 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
-#: From this round-trip time on (ms), less is written and read; see `scale_for`.
-LONG_RTT_MS = 10.0
-
-#: How each program is started in the foreground, and the type its mount has.
-PROGRAMS = {
-    "pysshfs": (PYSSHFS, "fuse.pysshfs"),
-    "sshfs": (("sshfs", "-f"), "fuse.sshfs"),
-}
-#: The name under which the commands that need no mount are reported.
-PLAIN_SSH = "ssh"
-
-#: What a rehearsal works on.
-REHEARSAL = Scale(files=12, changed_files=12, data=1 << 20, reads=8, writes=8)
+_T = TypeVar("_T")
 
 _DROP_CACHES = Path("/proc/sys/vm/drop_caches")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run: its time in seconds, or what went wrong instead (``stuck: ...``)."""
-
-    workload: str
-    rtt_ms: float
-    program: str
-    number: int
-    amount: str
-    seconds: float | None
-    problem: str = ""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to run: workloads and round-trip times in order, and the limits."""
-
-    workloads: Sequence[Workload]
-    rtts_ms: Sequence[float]
-    programs: Sequence[str]
-    runs: int
-    quick: bool
-    small: bool
-    #: Seconds a program may take on a mount, and seconds its data may take to arrive after it.
-    limit: float
-    plain_ssh: bool
-    #: Whether there is a proxy at a round-trip time of 0 too.
-    proxy_at_zero: bool
-
-
-def scale_for(rtt_ms: float, *, quick: bool, small: bool) -> Scale:
-    """How much the workloads do; the same for all programs."""
-    if small:
-        return Scale(files=64, changed_files=32, data=4 << 20, reads=50, writes=256)
-    less = quick or rtt_ms >= LONG_RTT_MS
-    return Scale(
-        files=1024,
-        changed_files=128 if less else 1024,
-        data=(64 if less else 256) << 20,
-        reads=200,
-        writes=4096,
-    )
 
 
 class Lab:
@@ -96,12 +43,13 @@ class Lab:
     def __init__(self, plan: Plan, server_directory: Path | None = None) -> None:
         self._plan = plan
         self._base = server_directory or _memory_directory()
+        self._on_disk = server_directory is not None
         self._stack = contextlib.ExitStack()
         self._ports: dict[float, int] = {}
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            self._server_dir = _directory(stack, self._base)
+            self.server_dir = _directory(stack, self._base)
             self._rehearsal_dir = _directory(stack, self._base)
             self._local_dir = _directory(stack, self._base)
             self._sshd = stack.enter_context(Sshd(log_level="ERROR"))
@@ -116,69 +64,89 @@ class Lab:
     ) -> None:
         self._stack.close()
 
+    def links(self) -> Iterator[Link]:
+        """What the links can do by themselves, loopback first."""
+        yield measure(0, proxied=False)
+        for rtt_ms in self._plan.rtts_ms:
+            if rtt_ms or self._plan.proxy_at_zero:
+                yield measure(rtt_ms, proxied=True)
+
     def runs(self) -> Iterator[Run]:
         """Carry out the plan; each run as soon as it is over."""
         for rtt_ms in self._plan.rtts_ms:
-            scale = scale_for(rtt_ms, quick=self._plan.quick, small=self._plan.small)
-            store = Store(self._server_dir, self._local_dir, scale)
+            scale = scale_for(rtt_ms, self._plan.amounts)
+            store = Store(self.server_dir, self._local_dir, scale)
             for workload in self._plan.workloads:
                 yield from self._rounds(workload, store, rtt_ms)
 
     def _rounds(self, workload: Workload, store: Store, rtt_ms: float) -> Iterator[Run]:
         amount = workload.amount(store.scale)
+        turns = self._turns(workload, store)
+        self._rehearse(workload, turns)
         for number in range(self._plan.runs):
             # Whoever goes first in one round goes last in the next.
-            turns = list(self._plan.programs)[:: -1 if number % 2 else 1]
-            if self._plan.plain_ssh and workload.over_ssh(store, "ssh") is not None:
-                turns.append(PLAIN_SSH)
-            for program in turns:
-                seconds, problem = _outcome(partial(self._one, program, workload, store, rtt_ms))
-                yield Run(workload.name, rtt_ms, program, number, amount, seconds, problem)
+            for program in turns[:: -1 if number % 2 else 1]:
+                one = partial(self._one, program, workload, store, rtt_ms)
+                seconds, problem = outcome(one)
+                name = PLAIN_SSH if program is None else program.name
+                yield Run(workload.name, rtt_ms, name, number, amount, seconds, problem)
 
-    def _one(self, program: str, workload: Workload, store: Store, rtt_ms: float) -> float:
-        """A cold run: what is measured has not been looked at, but the programs are in memory.
+    def _turns(self, workload: Workload, store: Store) -> list[Program | None]:
+        """Who takes part in a round; None is plain ssh."""
+        turns: list[Program | None] = list(self._plan.programs)
+        if workload.also_async and self._plan.async_ops:
+            turns.insert(1, ASYNC_PROGRAM)
+        if self._plan.plain_ssh and workload.over_ssh(store, "ssh") is not None:
+            turns.append(None)
+        return turns
 
-        Dropping the caches drops the programs too, and it is not the local disk that is to be
-        measured: so each run is rehearsed on a few files of its own, through a mount of its own.
+    def _rehearse(self, workload: Workload, turns: Sequence[Program | None]) -> None:
+        """Have the programs in memory, and nothing else.
+
+        Emptying the caches evicts the programs too, and it is not the local disk that is to be
+        measured: so each works once on a few files of its own, through a mount of its own.
         """
-        rehearsal = Store(self._rehearsal_dir, self._local_dir, REHEARSAL)
-        workload.prepare(rehearsal)
-        workload.prepare(store)
+        store = Store(self._rehearsal_dir, self._local_dir, REHEARSAL)
         drop_caches()
-        self._carry_out(program, workload, rehearsal, self._sshd.port)
-        seconds = self._carry_out(program, workload, store, self._port(rtt_ms))
-        if (missing := workload.missing(store)) is not None:
-            raise Wrong(missing)
-        return seconds
+        for program in turns:
+            workload.prepare(store)
+            # Whatever is wrong will show in the runs.
+            outcome(partial(self._carry_out, program, workload, store, self._sshd.port))
 
-    def _carry_out(self, program: str, workload: Workload, store: Store, port: int) -> float:
-        if program == PLAIN_SSH:
-            return self._over_ssh(workload, store, port)
-        argv, fstype = PROGRAMS[program]
-        source = self._sshd.source(store.server)
-        with Mount(source, *self._sshd.options(port), program=argv, fstype=fstype) as mount:
-            # A mount may be in the table before its connection is made; this waits for it
-            # without listing anything.
-            mount.run(["true"], timeout=self._plan.limit)
-            started = time.perf_counter()
+    def _one(
+        self, program: Program | None, workload: Workload, store: Store, rtt_ms: float
+    ) -> float:
+        """A cold run: nothing that is measured has been looked at through this mount."""
+        workload.prepare(store)
+        if self._on_disk:
+            self._rehearse(workload, [program])
+        drop_caches(names_only=True)
+        return self._carry_out(program, workload, store, self.port(rtt_ms))
+
+    def _carry_out(
+        self, program: Program | None, workload: Workload, store: Store, port: int
+    ) -> float:
+        if program is None:
+            seconds = self._over_ssh(workload, store, port)
+            _check(workload, store)
+            return seconds
+        with self.mount(program, store.server, port) as mount:
             seconds = workload.execute(mount, store, self._plan.limit)
-            if workload.settles:
-                mount.unmount(timeout=self._plan.limit)
-                seconds = self._settled(workload, store) - started
+            if workload.writes:
+                seconds += _flushed(program, mount, self._plan.limit)
+                # At once: what is still on its way is not there.
+                _check(workload, store)
         return seconds
 
-    def _settled(self, workload: Workload, store: Store) -> float:
-        """When the server's directory was first looked at and found complete."""
-        deadline = time.perf_counter() + self._plan.limit
-        while True:
-            looked = time.perf_counter()
-            missing = workload.missing(store)
-            if missing is None:
-                return looked
-            if looked > deadline:
-                raise Wrong(missing)
-            # Nothing tells of the data's arrival; looking itself takes longer than this.
-            time.sleep(0.002)
+    @contextlib.contextmanager
+    def mount(self, program: Program, directory: Path, port: int) -> Iterator[Mount]:
+        """A fresh mount of a directory of the server, connected, with nothing listed."""
+        options = [*self._sshd.options(port), *program.options]
+        source = self._sshd.source(directory)
+        with Mount(source, *options, program=program.argv, fstype=program.fstype) as mount:
+            # A mount may be in the table before its connection is made.
+            mount.run(["true"], timeout=self._plan.limit)
+            yield mount
 
     def _over_ssh(self, workload: Workload, store: Store, port: int) -> float:
         command = workload.over_ssh(store, shlex.join(self._sshd.ssh(port)))
@@ -188,7 +156,7 @@ class Lab:
         run_limited(argv, timeout=self._plan.limit)
         return time.perf_counter() - started
 
-    def _port(self, rtt_ms: float) -> int:
+    def port(self, rtt_ms: float) -> int:
         """The port that leads to the server in this round-trip time."""
         if rtt_ms == 0 and not self._plan.proxy_at_zero:
             return self._sshd.port
@@ -199,8 +167,8 @@ class Lab:
         return self._ports[rtt_ms]
 
 
-def _outcome(measure: Callable[[], float]) -> tuple[float | None, str]:
-    """A time, or what went wrong; a stuck or failing program does not end the benchmark."""
+def outcome(measure: Callable[[], _T]) -> tuple[_T | None, str]:
+    """A result, or what went wrong; a stuck or failing program does not end the benchmark."""
     try:
         return measure(), ""
     except CommandStuck as problem:
@@ -215,11 +183,37 @@ def _described(kind: str, problem: Exception) -> str:
     return "\n".join([f"{kind}: {problem}", *getattr(problem, "__notes__", [])])
 
 
-def drop_caches() -> bool:
-    """Empty the kernel's caches; False where we may not (a fresh mount is cold all the same)."""
-    os.sync()
+def _flushed(program: Program, mount: Mount, limit: float) -> float:
+    """Seconds until all that was written is on the server, as far as the program can tell.
+
+    `pysshfsctl flush` is called as a function, for starting Python is not what is measured.
+    """
+    said = io.StringIO()
+    started = time.perf_counter()
+    mount.run(["sync", "-f", "."], timeout=limit)
+    if program.fstype == ASYNC_PROGRAM.fstype:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            status = ctl.main(["flush", str(mount.mountpoint)])
+        if status != 0:
+            raise Wrong(said.getvalue().strip())
+    return time.perf_counter() - started
+
+
+def _check(workload: Workload, store: Store) -> None:
+    if (missing := workload.missing(store)) is not None:
+        raise Wrong(missing)
+
+
+def drop_caches(*, names_only: bool = False) -> bool:
+    """Empty the kernel's caches; False where we may not (a fresh mount is cold all the same).
+
+    With `names_only` the names and inodes, but not the contents of files: those of a fresh mount
+    are not there, those of the server are in memory for good, and the programs are to stay.
+    """
+    if not names_only:
+        os.sync()
     try:
-        _DROP_CACHES.write_text("3")
+        _DROP_CACHES.write_text("2" if names_only else "3")
     except OSError:
         return False
     return True

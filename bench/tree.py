@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import stat
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,11 +64,14 @@ def _directories(chance: random.Random, root: Path, count: int) -> list[Path]:
     """`count` directories below `root`, which is not one of them."""
     root.mkdir(parents=True)
     made: list[Path] = []
+    near: list[Path] = []
+    deepest = len(root.parts) + 4
     for number in range(count):
-        near = [path for path in made if len(path.relative_to(root).parts) < 4]
         parent = chance.choice(near) if near and chance.random() < 0.8 else root
         made.append(parent / f"dir-{number:03d}")
         made[-1].mkdir()
+        if len(made[-1].parts) < deepest:
+            near.append(made[-1])
     return made
 
 
@@ -103,16 +107,43 @@ def make_data(path: Path, size: int) -> None:
             file.write(chance.randbytes(min(1 << 20, size - start)))
 
 
-def difference(one: Path, other: Path) -> str | None:
-    """The first difference in names, kinds, sizes or contents, in words; None if there is none."""
+def make_entries(root: Path, count: int) -> None:
+    """A directory of `count` empty files."""
+    root.mkdir(parents=True)
+    for number in range(count):
+        os.mknod(root / f"entry-{number:07d}", 0o644 | stat.S_IFREG)
+
+
+def make_bare_tree(root: Path, files: int) -> None:
+    """Like `make_tree`, but all files are empty."""
+    chance = random.Random(SEED)
+    directories = _directories(chance, root, max(1, round(files * _DIRECTORY_RATIO)))
+    for number in range(files):
+        path = directories[number % len(directories)] / f"file-{number:06d}"
+        os.mknod(path, 0o644 | stat.S_IFREG)
+
+
+def difference(one: Path, other: Path, *, attributes: bool = False) -> str | None:
+    """The first difference in names, kinds, sizes or contents, in words; None if there is none.
+
+    With `attributes` also in permissions and modification times, to the second.
+    """
     for left, right in zip_longest(_entries(one), _entries(other)):
         if left is None or right is None or left[0] != right[0]:
             return f"{left and left[0]} is not {right and right[0]}"
         if left[1:] != right[1:]:
             return f"{left[0]}: sizes {left[1]} and {right[1]}"
-        if left[1] is not None and (one / left[0]).read_bytes() != (other / left[0]).read_bytes():
+        here, there = one / left[0], other / left[0]
+        if left[1] is not None and here.read_bytes() != there.read_bytes():
             return f"{left[0]}: contents differ"
+        if attributes and _mode_and_time(here) != _mode_and_time(there):
+            return f"{left[0]}: {_mode_and_time(here)} and {_mode_and_time(there)}"
     return None
+
+
+def _mode_and_time(path: Path) -> str:
+    status = path.stat()
+    return f"{stat.filemode(status.st_mode)} {int(status.st_mtime)}"
 
 
 def _entries(root: Path) -> Iterator[tuple[str, int | None]]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree
 
 import pytest
 
-from bench import probe, tree
-from bench.report import median_ratio, table
-from bench.runner import Run, scale_for
+from bench import docs, grow, plot, probe, report, tree
+from bench.__main__ import parse
+from bench.goals import ASYNC, GOALS, goal, is_met
+from bench.link import Link
+from bench.plan import Run, scale_for
 from bench.workloads import WORKLOADS
 
 if TYPE_CHECKING:
@@ -31,7 +35,10 @@ def test_trees_are_the_same_each_time(tmp_path: Path) -> None:
     assert tree.difference(tmp_path / "one", tmp_path / "other") is None
 
 
-@pytest.mark.parametrize("change", ["content", "size", "missing", "extra", "directory"])
+CHANGES = ["content", "size", "missing", "extra", "directory", "mode", "time"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_difference_is_seen_from_either_side(tmp_path: Path, change: str) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     for path in (one, other):
@@ -48,8 +55,13 @@ def test_a_difference_is_seen_from_either_side(tmp_path: Path, change: str) -> N
             (other / "sub/zz").touch()
         case "directory":
             (other / "zz").mkdir()
-    assert tree.difference(one, other) is not None
-    assert tree.difference(other, one) is not None
+        case "mode":
+            (other / "sub/file").chmod(0o700)
+        case "time":
+            os.utime(other / "sub", (1, 1))
+    attributes = change in ("mode", "time")
+    assert tree.difference(one, other, attributes=attributes) is not None
+    assert tree.difference(other, one, attributes=attributes) is not None
 
 
 def test_the_probe_writes_and_reads_what_it_is_told(tmp_path: Path) -> None:
@@ -63,24 +75,113 @@ def test_the_probe_writes_and_reads_what_it_is_told(tmp_path: Path) -> None:
     assert whole != probe.read_all(str(target), size)["digest"]
 
 
-def test_the_ratio_is_taken_within_each_round() -> None:
-    times: dict[str, list[float | None]] = {
-        "pysshfs": [1.0, 2.0, 10.0, None],
-        "sshfs": [3.0, 8.0, 20.0, 1.0],
-    }
-    runs = [
-        Run("ls", 10, program, number, "8 files", seconds, "" if seconds else "stuck: it")
-        for program, own in times.items()
-        for number, seconds in enumerate(own)
+TIMES: dict[str, list[float | None]] = {
+    "pysshfs": [1.0, 2.0, 10.0, None],
+    "pysshfs-async": [0.5, 0.5, 0.5, 0.5],
+    "sshfs": [3.0, 8.0, 20.0, 1.0],
+}
+
+
+def runs_of(workload: str, *programs: str, rtt_ms: float = 10) -> list[Run]:
+    return [
+        Run(workload, rtt_ms, program, number, "8 files", seconds, "" if seconds else "stuck: it")
+        for program in programs
+        for number, seconds in enumerate(TIMES[program])
     ]
-    assert median_ratio(runs) == 3.0
-    assert median_ratio(runs[:4]) is None
-    text = table(runs)
-    assert "2.000 stuck 1/4" in text and "3.00" in text and WORKLOADS["ls"].title in text
+
+
+def test_the_ratio_is_taken_within_each_round() -> None:
+    runs = runs_of("ls", "pysshfs", "sshfs")
+    (row,) = report.summary(runs)
+    assert (row.ratios, row.ratio, row.goal, row.met) == ([3.0, 4.0, 2.0], 3.0, 8, False)
+    assert report.summary(runs[:4])[0].ratio is None
+    text = report.table(runs)
+    assert "pysshfs: stuck 1/4" in text and "3.00" in text and WORKLOADS["ls"].title in text
+
+
+def test_runs_with_async_ops_are_a_row_of_their_own_with_the_same_rounds_of_sshfs() -> None:
+    plain, asynchronous = report.summary(runs_of("untar", *TIMES))
+    assert (plain.workload, plain.ratio, plain.goal) == ("untar", 3.0, 3.5)
+    assert (asynchronous.workload, asynchronous.ratio) == ("untar-async", 11.0)
+    assert asynchronous.goal == GOALS["untar-async"][2]
+
+
+def test_every_goal_is_for_a_workload_there_is() -> None:
+    known = {*WORKLOADS, *(name + ASYNC for name, each in WORKLOADS.items() if each.also_async)}
+    assert set(GOALS) <= known
+    assert goal("ls", 1) == 2.5 and goal("ls", 3) is None and goal("rm", 1) is None
+    assert is_met(1.296, 1.3) and not is_met(1.294, 1.3)
+
+
+def test_results_are_the_same_after_json_and_later_ones_replace_earlier(tmp_path: Path) -> None:
+    links = [Link(10, True, 1000.0, 900.0, 0.1)]
+    runs = runs_of("tar", "pysshfs", "sshfs") + runs_of("ls", "pysshfs", "sshfs")
+    earlier = report.Results({"kernel": "1"}, {}, links, runs)
+    again = [replace(run, amount="9 files") for run in runs_of("ls", "pysshfs", "sshfs")]
+    later = report.Results({"kernel": "2"}, {}, [], again)
+    for name, results in (("earlier", earlier), ("later", later)):
+        results.write_json(tmp_path / name)
+    both = report.Results.load([tmp_path / "earlier", tmp_path / "later"])
+    assert both == report.Results({"kernel": "2"}, {}, links, again + runs[:8])
+    assert "**3.00** / 8" in report.markdown(both)
+    (tmp_path / "other").write_text("{}")
+    with pytest.raises(ValueError, match="holds no results"):
+        report.Results.load([tmp_path / "other"])
+
+
+def test_figures_are_well_formed_and_show_each_value() -> None:
+    rows = report.summary(runs_of("untar", *TIMES) + runs_of("ls", "pysshfs", rtt_ms=0))
+    words = ElementTree.fromstring(plot.ratios(rows)).itertext()
+    assert {"11.00", "RTT 0 ms", "tar x -o async_ops"} <= set(words)
+    points = [
+        grow.Point("directory", "pysshfs", 0, n, n, n / 1e5, 0.01, 30_000, 40_000 + n)
+        for n in (10, 1_000_000)
+    ]
+    words = ElementTree.fromstring(plot.panels(grow.panels(points))).itertext()
+    assert {"1M", "time, us for each entry"} <= set(words)
+    assert grow.line(points[0]) in (
+        "listing a directory (ls -U), 10 entries, RTT 0 ms, pysshfs: 0.000 s, the first after "
+        "10.0 ms; 10.0 us for each entry; memory 39 MiB, fresh 29"
+    )
+
+
+def test_listings_count_only_while_the_copy_runs(tmp_path: Path) -> None:
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "directory/name").touch()
+    directories = [str(tmp_path / "directory")] * 3
+    answer = probe.list_beside("/dev/zero", os.devnull, *directories)
+    assert (answer["listings"], answer["names"]) == (3, [1, 1, 1]) and answer["seconds"] > 0
+    assert probe.list_beside(os.devnull, os.devnull, *directories)["seconds"] == 0
+
+
+def test_the_page_is_replaced_between_its_comments_only() -> None:
+    text = "a\n<!-- bench ratios: begin -->\nold\n<!-- bench ratios: end -->\nz\n"
+    assert docs.replace_between(text, "ratios", "new\n") == text.replace("old", "new")
+    with pytest.raises(ValueError, match="bench growth"):
+        docs.replace_between(text, "growth", "new")
+    for name in ("ratios", "growth"):
+        docs.replace_between(docs.PAGE.read_text(), name, "new")
 
 
 def test_less_is_done_over_long_links() -> None:
-    near, far = (scale_for(rtt, quick=False, small=False) for rtt in (1, 10))
+    near, far, farther = (scale_for(rtt, "usual") for rtt in (1, 10, 50))
     assert (near.files, near.changed_files, near.data >> 20) == (1024, 1024, 256)
-    assert (far.files, far.changed_files, far.data >> 20) == (1024, 128, 64)
-    assert scale_for(0, quick=True, small=False) == far
+    assert near.files > far.files > farther.files
+    assert scale_for(50, "whole") == near
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--only", "nothing"], "no such workload: nothing"),
+        (["--grow", "--only", "tar"], "no such workload: tar"),
+        (["--rtt", "ten"], "argument --rtt"),
+        (["--quick", "--whole"], "not allowed with"),
+    ],
+)
+def test_a_wrong_command_line_is_told_in_a_line(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse(arguments)
+    assert words in capsys.readouterr().err.splitlines()[-1]
