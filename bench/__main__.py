@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from bench import docs, grow, machine, plot, report
 from bench.grow import SERIES
@@ -17,8 +17,15 @@ from bench.workloads import WORKLOADS
 from tests.support.sshd import SSHD
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells an error in one line, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
 def parser() -> argparse.ArgumentParser:
-    usual = argparse.ArgumentParser(
+    usual = _Parser(
         prog="python -m bench",
         description="Time pysshfs and sshfs on the same work, over the same emulated links. Every "
         "run has a fresh mount and cold caches; the clock of one that writes stops when a flush "
@@ -50,16 +57,23 @@ def parser() -> argparse.ArgumentParser:
     add("--largest", type=_count, metavar="N", default=1 << 40, help="with --grow: no larger size")
     add("--json", type=Path, metavar="FILE", help="write all results there")
     add("--svg", type=Path, metavar="FILE", help="draw them there")
-    add("--docs", action="store_true", help=f"put them into docs/{docs.PAGE.name}")
+    add(
+        "--docs",
+        action="store_true",
+        help=f"put them into docs/{docs.PAGE.name}, in the place of what is there",
+    )
     add("--from", dest="sources", type=Path, nargs="+", default=[], metavar="FILE",
         help="measure nothing; show what --json wrote, a later file before an earlier")  # fmt: skip
     return usual
 
 
 def _numbers(text: str) -> list[float]:
-    numbers = [float(each) for each in text.split(",")]
+    try:
+        numbers = [float(each) for each in text.split(",")]
+    except ValueError:
+        numbers = [-1.0]
     if min(numbers) < 0:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"milliseconds with commas between are wanted: {text}")
     return numbers
 
 
@@ -68,8 +82,8 @@ def _names(text: str) -> list[str]:
 
 
 def _count(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a number from 1 on is wanted: {text}")
     return int(text)
 
 
