@@ -96,6 +96,7 @@ class Capabilities(NamedTuple):
     lsetstat: bool
     statvfs: bool
     max_handles: int = 0  # that one session may have open; 0: the server does not say
+    copy_data: bool = False
 
 
 class RemoteFS(Protocol):
@@ -150,6 +151,18 @@ class RemoteFS(Protocol):
         ...
 
     def fsync(self, handle: RemoteHandle) -> Reply[None]: ...
+
+    def copy_data(
+        self,
+        source: RemoteHandle,
+        offset: int,
+        length: int,
+        target: RemoteHandle,
+        target_offset: int,
+    ) -> Reply[None]:
+        """The server copies by itself, from one file to another. What success means depends on
+        the server: see `vfs/copying.py`. `UnsupportedError` without the extension."""
+        ...
 
     def opendir(self, path: bytes) -> Reply[RemoteHandle]: ...
 

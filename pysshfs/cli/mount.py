@@ -315,6 +315,7 @@ async def _vfs_config(settings: Settings, connection: ServerConnection) -> VfsCo
         kernel_entry_timeout=settings.entry_timeout,
         kernel_attribute_timeout=settings.attr_timeout,
         cache_entries=settings.dcache_max_size,
+        cache_size=settings.cache_size,
         readahead=settings.readahead,
         prefetch_ttl=settings.prefetch_ttl,
         write_buffer=settings.max_write_buffer,

@@ -92,6 +92,7 @@ class Settings(NamedTuple):
     direct_io: bool = False
     kernel_cache: bool = False
     auto_cache: bool = False
+    cache_size: int = 256 << 20
     readahead: int = 8 << 20
     prefetch_ttl: float = 1.0  # 0: nothing
     max_write_buffer: int = 16 << 20
@@ -228,6 +229,8 @@ _OURS = (
            bounds=_TIMES, default_note="as long as pysshfs does"),
     _cache("negative_timeout", Kind.SECONDS, "how long a missing name is remembered", "SECS",
            1.0, bounds=_TIMES),
+    _cache("cache_size", Kind.SIZE, "most memory that buffers and caches take in all; what is"
+           " written gets at most half", "BYTES", 256 << 20, bounds=(16 << 20, 1 << 40)),
     _cache("readahead", Kind.SIZE, "most that is read ahead per open file; 0: nothing", "BYTES",
            8 << 20, bounds=(0, 1 << 30), shorthands=(("no_readahead", "0"),)),
     _cache("prefetch_ttl", Kind.SECONDS, "how long small files fetched ahead are good; 0: none are",

@@ -8,6 +8,13 @@ from __future__ import annotations
 from typing import Any, Final
 
 _MOST_REQUESTS: Final = 8  # shown, the oldest first
+# The shares of the memory ceiling (`vfs/budget.py`), in words.
+_SHARES: Final = (
+    ("written", "not acknowledged"),
+    ("read_ahead", "read ahead"),
+    ("metadata", "attributes"),
+    ("listings", "listings"),
+)
 
 
 def rendered(state: dict[str, Any], now: float) -> str:
@@ -54,9 +61,12 @@ def _answered(state: dict[str, Any], now: float) -> list[str]:
         f"{state['sftp_sessions']} sessions",
         f"  kernel       {state['requests_served']:,} requests, {len(state['requests'])} being"
         f" served, {interrupted}",
+        f"  settings     {_settings(state['kernel'])}",
         *_requests(state["requests"]),
         f"  buffered     {state['unacknowledged_bytes']:,} bytes not acknowledged",
         *(f"  undelivered  {name}" for name in state["undelivered"]),
+        f"  memory       {state['cache_bytes']:,} of {state['cache_size']:,} bytes: "
+        + ", ".join(f"{state[f'{name}_bytes']:,} {words}" for name, words in _SHARES),
         f"  tables       {state['inodes']:,} inodes, {state['open_files']} open files",
     ]
 
@@ -69,6 +79,16 @@ def _link(state: dict[str, Any]) -> str:
     times = state["reconnects"]
     parts.append(f"reconnected {times} time{'' if times == 1 else 's'}")
     return ", ".join(parts)
+
+
+def _settings(kernel: dict[str, Any]) -> str:
+    """What was settled with the kernel."""
+    return (
+        f"max_background {kernel['max_background']},"
+        f" congestion_threshold {kernel['congestion_threshold']},"
+        f" writes of {kernel['max_write'] >> 10} KiB at most,"
+        f" kernel's read-ahead {kernel['max_readahead'] >> 10} KiB"
+    )
 
 
 def _requests(requests: list[dict[str, Any]]) -> list[str]:

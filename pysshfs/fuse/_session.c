@@ -140,6 +140,28 @@ WRAP(create, parent, 0,
      (fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi),
      (req, parent, name, mode, fi))
 
+/* pyfuse3 has no handler for this one. Its handler for writes has all that is needed: it makes a
+ * coroutine from a file, an offset and bytes, awaits it like every other, and answers with a count.
+ * So the copy goes there, with the source as the bytes; `current()` tells the two apart. */
+struct copy_source {
+    uint64_t fh, offset, length;
+};
+
+static void wrapped_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in,
+                                    struct fuse_file_info *fi_in, fuse_ino_t ino_out,
+                                    off_t off_out, struct fuse_file_info *fi_out, size_t len,
+                                    int flags)
+{
+    (void)ino_in;
+    if (flags != 0) { /* none is defined */
+        fuse_reply_err(req, EINVAL);
+        return;
+    }
+    struct copy_source source = {fi_in->fh, (uint64_t)off_in, len};
+    begin(req, "copy_file_range", ino_out, 0);
+    pyfuse3_ops.write(req, ino_out, (const char *)&source, sizeof source, off_out, fi_out);
+}
+
 /* ---- INIT ---------------------------------------------------------------------------------- */
 
 /* FUSE_PARALLEL_DIROPS in the INIT reply (linux/fuse.h). libfuse before 3.16.2 asks for it and then
@@ -230,6 +252,7 @@ static const struct fuse_lowlevel_ops *wrap(const struct fuse_lowlevel_ops *op, 
     TAKE(read); TAKE(write); TAKE(flush); TAKE(release); TAKE(fsync); TAKE(opendir);
     TAKE(readdirplus); TAKE(releasedir); TAKE(fsyncdir); TAKE(statfs); TAKE(access);
     TAKE(create);
+    wrapped_ops.copy_file_range = wrapped_copy_file_range;
     /* SFTP carries no extended attributes: with no operation libfuse answers ENOSYS and the kernel
      * asks once only. poll likewise. write_buf would add a pipe between the kernel and us. */
     wrapped_ops.setxattr = NULL;
@@ -342,9 +365,9 @@ int exported_reply_open(fuse_req_t req, const struct fuse_file_info *fi)
     return real(req, &told);
 }
 
-/* A name that is no lookup has no inode, and pyfuse3 has one field for that and for the number that
- * programs see. There 0 means a deleted name: readdir(3) of many C libraries (glibc 2.36) leaves it out. */
-#define UNKNOWN_INO 0xffffffffU /* what libfuse itself says when it does not know the number */
+/* A name that is no lookup has no node, and pyfuse3 has one field for that and for the number that
+ * programs see. So it is marked by its generation, which the kernel does not look at then. */
+#define BARE UINT64_MAX
 
 size_t exported_add_direntry_plus(fuse_req_t req, char *buf, size_t size, const char *name,
                                   const struct fuse_entry_param *entry, off_t next)
@@ -352,10 +375,11 @@ size_t exported_add_direntry_plus(fuse_req_t req, char *buf, size_t size, const 
     static add_direntry_function real;
     if (real == NULL)
         real = (add_direntry_function)next_symbol("fuse_add_direntry_plus");
-    if (entry->ino != 0)
+    if (entry->generation != BARE)
         return real(req, buf, size, name, entry, next);
     struct fuse_entry_param bare = *entry;
-    bare.attr.st_ino = UNKNOWN_INO;
+    bare.generation = 0;
+    bare.ino = 0; /* its attr.st_ino stays */
     return real(req, buf, size, name, &bare, next);
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import struct
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 _MOST_FORGETTING: Final = 8  # threads
 _BLOCK: Final = 512  # bytes; the unit of st_blocks
 _NANOSECONDS: Final = 1_000_000_000
+_BARE: Final = (1 << 64) - 1  # BARE of _session.c
+_COPY_SOURCE: Final = struct.Struct("=3Q")  # struct copy_source of _session.c
 
 _GUARDED: Final = (
     "lookup", "getattr", "setattr", "readlink", "mknod", "mkdir", "unlink", "rmdir", "symlink",
@@ -67,11 +70,12 @@ def absent_entry(timeout: float) -> pyfuse3.EntryAttributes:
 
 
 def bare_entry(item: ListReply) -> pyfuse3.EntryAttributes:
-    """A name for readdir only. With an inode number the kernel would take it for a lookup, except
-    for `.` and `..`."""
+    """A name for readdir only. With a node the kernel would take it for a lookup, except for `.`
+    and `..`; see `_session.c` for how the number goes without."""
     told = pyfuse3.EntryAttributes()
-    told.st_ino = item.number if item.name in (b".", b"..") else 0
+    told.st_ino = item.number
     told.st_mode = item.kind
+    told.generation = _BARE
     return told
 
 
@@ -270,7 +274,10 @@ class Operations(pyfuse3.Operations):
 
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         # Still this request's: nothing has suspended between the guard's first statement and here.
-        _, _, inode, from_page_cache, _, _ = _session.current()
+        _, operation, inode, from_page_cache, _, _ = _session.current()
+        if operation == "copy_file_range":
+            source, offset, length = _COPY_SOURCE.unpack(buf)
+            return await self._fs.copy_file_range(source, offset, fh, off, length)
         written, offset_moved = await self._fs.write(fh, off, buf, bool(from_page_cache))
         if offset_moved:  # its pages hold the data in the wrong place
             self.inode_changed(inode)

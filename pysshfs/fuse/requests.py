@@ -58,7 +58,7 @@ _LATE_FLUSHES: Final = 60.0  # seconds for which it is remembered that a process
 _FOLLOWERS: Final = 1.0  # seconds after an ended call in which those behind it arrive
 _SERIALIZED: Final = frozenset([
     "create", "mknod", "mkdir", "symlink", "link", "unlink", "rmdir", "rename", "setattr", "write",
-    "fsync",
+    "fsync", "copy_file_range",
 ])  # fmt: skip
 _REQUEST_TIMEOUTS: Final = (
     "/proc/sys/fs/fuse/default_request_timeout",

@@ -100,6 +100,7 @@ def capabilities(
         lsetstat=extensions.get(b"lsetstat@openssh.com") == b"1",
         statvfs=extensions.get(b"statvfs@openssh.com") == b"2",
         max_handles=limits.max_handles if limits else 0,
+        copy_data=extensions.get(b"copy-data") == b"1",
     )
 
 
@@ -276,6 +277,30 @@ class SftpRemote:
     def fsync(self, handle: RemoteHandle) -> Reply[None]:
         return self._extended(
             b"fsync@openssh.com", self.capabilities.fsync, wire.string(handle.token)
+        )
+
+    # --- copying ----------------------------------------------------------------------------
+
+    @_on_current_session
+    def copy_data(
+        self,
+        source: RemoteHandle,
+        offset: int,
+        length: int,
+        target: RemoteHandle,
+        target_offset: int,
+    ) -> Reply[None]:
+        # OpenSSH's PROTOCOL, section 4.10. A length of 0 means all there is, without any bound.
+        if not 0 < length < 1 << 63:
+            return Reply.failed(UnsupportedError(f"a copy of {length} bytes"))
+        return self._extended(
+            b"copy-data",
+            self.capabilities.copy_data,
+            wire.string(source.token),
+            wire.u64(offset),
+            wire.u64(length),
+            wire.string(target.token),
+            wire.u64(target_offset),
         )
 
     # --- directories and names --------------------------------------------------------------

@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cachetools import TLRUCache, TTLCache
 
+from pysshfs.vfs.budget import ENTRY_BYTES, NAME_BYTES
 from pysshfs.vfs.names import KnownNames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pysshfs.vfs.budget import Budget
     from pysshfs.vfs.config import VfsConfig
+    from pysshfs.vfs.directories import DirectoryStream
+    from pysshfs.vfs.listing import ListedEntry, Listing
     from pysshfs.vfs.sanity import FileAttributes
 
 
@@ -31,13 +35,6 @@ class CachedAttributes(NamedTuple):
     expires: float  # on the cache's clock
 
 
-class ListedEntry(NamedTuple):
-    """A name of a listing; None for attributes that no file can have."""
-
-    name: bytes
-    attributes: FileAttributes | None
-
-
 class CachedListing:
     """A whole directory. On the cache's clock, `expires` is for the attributes in it and
     `absent_until` for what is not in it; `begun_at` is the tree's mutation counter when it was
@@ -47,7 +44,7 @@ class CachedListing:
 
     def __init__(
         self,
-        entries: tuple[ListedEntry, ...],
+        entries: Listing,
         expires: float,
         begun_at: int,
         absent_until: float = 0.0,
@@ -56,20 +53,21 @@ class CachedListing:
         self.expires = expires
         self.absent_until = absent_until
         self.begun_at = begun_at
-        self._by_name: dict[bytes, ListedEntry] | None = None
+        self._by_name: dict[bytes, int] | None = None
 
     def find(self, name: bytes) -> ListedEntry | None:
         """The entry of this name."""
         if self._by_name is None:  # most listings are never asked
-            self._by_name = {entry.name: entry for entry in self.entries}
-        return self._by_name.get(name)
+            self._by_name = {self.entries.name(i): i for i in range(len(self.entries))}
+        index = self._by_name.get(name)
+        return None if index is None else self.entries[index]
 
 
 class MetadataCache:
     """The caches and their counters."""
 
-    def __init__(self, config: VfsConfig, clock: Callable[[], float]) -> None:
-        entries = max(config.cache_entries, 1)
+    def __init__(self, config: VfsConfig, budget: Budget, clock: Callable[[], float]) -> None:
+        entries = max(min(config.cache_entries, budget.metadata.most // ENTRY_BYTES), 1)
         self.clock = clock
         self._stat_timeout = config.stat_timeout
         # Attributes from a listing are as old as the listing: each item has its own end.
@@ -86,15 +84,21 @@ class MetadataCache:
             entries, max(config.negative_timeout, 1.0), clock
         )
         # A listing counts by its names, so that one huge directory does not multiply the bound.
+        names = max(budget.listings.most // NAME_BYTES, 1)
         self._listings: TTLCache[int, CachedListing] = TTLCache(
-            entries,
-            config.directory_timeout,
-            clock,
-            getsizeof=lambda listing: len(listing.entries) + 1,
+            min(entries, names), config.directory_timeout, clock, getsizeof=_room_of
         )
         self.names = KnownNames(
             entries, config.directory_timeout, config.negative_timeout, clock
         )
+        # Those of which the kernel is not told all attributes (`vfs/directories.py`) are kept apart
+        # from the others, in the rest of the room: who asks for each name must find them.
+        self._long_listings: TTLCache[int, CachedListing] = TTLCache(
+            names - int(self._listings.maxsize), config.directory_timeout, clock, _room_of
+        )
+        # Open directories whose names were told without attributes (`DirectoryStream` sees to it).
+        self.long_streams: dict[int, DirectoryStream] = {}
+        self._budget = budget
         self.hits = 0
         self.misses = 0
 
@@ -163,18 +167,44 @@ class MetadataCache:
     # --- listings ---------------------------------------------------------------------------
 
     def listing(self, number: int) -> CachedListing | None:
-        return self._listings.get(number)
+        return self._listings.get(number) or self._long_listings.get(number)
 
-    def store_listing(self, number: int, listing: CachedListing) -> None:
-        if len(listing.entries) < self._listings.maxsize:
-            self._listings[number] = listing
-            self.names.begin(number, (entry.name for entry in listing.entries))
+    def long_or_cached(self, number: int) -> DirectoryStream | CachedListing | None:
+        """Where a name can be looked up. The stream first: it is to know that somebody does."""
+        return self.long_streams.get(number) or self.listing(number)
+
+    def store_listing(
+        self, number: int, listing: CachedListing, *, is_long: bool = False
+    ) -> None:
+        """`is_long`: the kernel is not told all of its attributes."""
+        cache = self._long_listings if is_long else self._listings
+        if _room_of(listing) <= cache.maxsize:
+            cache[number] = listing
+            if not is_long:
+                self.names.begin(number, (entry.name for entry in listing.entries))
 
     def drop_listing(self, number: int) -> None:
         self._listings.pop(number, None)
+        self._long_listings.pop(number, None)
+
+    # --- how much it is -----------------------------------------------------------------------
+
+    def measure(self) -> None:
+        """Note in the budget what is held, by the number of entries."""
+        tables = (self._attributes, self._links, self._absent, self._lately_absent)
+        entries = sum(cache.currsize for cache in tables)
+        self._budget.metadata.held = int(entries * ENTRY_BYTES / len(tables))
+        names = self._listings.currsize + self._long_listings.currsize
+        self._budget.listings.held = int(names * NAME_BYTES)
 
     def clear(self) -> None:
         self._lately_absent.clear()
         self.names.clear()
-        for cache in (self._attributes, self._links, self._absent, self._listings):
+        for cache in (self._attributes, self._links, self._absent):
             cache.clear()
+        for listings in (self._listings, self._long_listings):
+            listings.clear()
+
+
+def _room_of(listing: CachedListing) -> int:
+    return len(listing.entries) + 1

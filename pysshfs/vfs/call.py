@@ -28,10 +28,10 @@ class OpenFileHandle:
 
     `remote` is its handle there, None while there is no session. `inode` says where it lies now,
     renames included; until it is bound, it lies where it was opened. `stale` is why it cannot be
-    used any more.
+    used any more. `twin` is the same file on the session for copies (`vfs/copying.py`).
     """
 
-    __slots__ = ("closed", "inode", "is_own", "mode", "opened_path", "remote", "stale")
+    __slots__ = ("closed", "inode", "is_own", "mode", "opened_path", "remote", "stale", "twin")
 
     def __init__(self, remote: RemoteHandle, mode: OpenMode, path: bytes) -> None:
         self.is_own = OpenMode.EXCLUSIVE in mode  # it was created by being opened
@@ -41,6 +41,7 @@ class OpenFileHandle:
         self.inode: Inode | None = None
         self.stale: FilesystemError | None = None
         self.closed = False
+        self.twin: tuple[RemoteFS, RemoteHandle] | None = None
 
     def path(self) -> bytes:
         """Raises ESTALE for a file that has no name any more."""

@@ -81,6 +81,11 @@ class Calls:
         return self._capabilities
 
     @property
+    def session(self) -> RemoteFS | None:
+        """The first session, if it is up."""
+        return self._remote
+
+    @property
     def is_up(self) -> bool:
         return self._remote is not None
 

@@ -15,6 +15,7 @@ class VfsConfig(NamedTuple):
     kernel_entry_timeout: float | None = None  # None: as long as our own cache holds the entry
     kernel_attribute_timeout: float | None = None
     cache_entries: int = 10_000
+    cache_size: int = 256 * 1024 * 1024  # all that follows, and the caches (`vfs/budget.py`)
     readahead: int = 8 * 1024 * 1024  # the most, per open file
     total_readahead: int = 64 * 1024 * 1024  # over all open files
     prefetch_ttl: float = 1.0  # how long a file that was opened ahead may wait; 0: none is

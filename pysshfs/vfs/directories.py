@@ -6,6 +6,10 @@ the first names go out before the last have come in. A listing that came whole a
 cached and serves the next opendir. Names removed through this mount while the stream is open are
 left out of what is still to be delivered; names added may be missing: POSIX allows either.
 
+Each name that is told with its attributes has the kernel remember an inode, and so have we. So of
+a long listing only the first `PLAIN_FROM` come that way; the others come as bare names, until
+somebody looks one up: whoever lists that way wants the attributes of all (`find`).
+
 Offsets count entries from 1 and stay valid while the stream lives; going back to 0 (rewinddir)
 takes a new snapshot. When the connection is lost under it, the directory is read anew, and names
 that were had before are left out, so that none is missing and none comes twice.
@@ -23,13 +27,16 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pysshfs.errors import StaleHandleError, UnsafeReplyError
 from pysshfs.vfs import idmap
-from pysshfs.vfs.cache import CachedListing, ListedEntry
+from pysshfs.vfs.budget import NAME_BYTES
+from pysshfs.vfs.cache import CachedListing
+from pysshfs.vfs.listing import Listing
 from pysshfs.vfs.sanity import checked_attributes, is_safe_name
 
 if TYPE_CHECKING:
     from pysshfs.remotefs import Attributes, DirectoryEntry, RemoteHandle
     from pysshfs.reply import Reply
     from pysshfs.vfs.inodes import Inode
+    from pysshfs.vfs.listing import ListedEntry
     from pysshfs.vfs.sanity import FileAttributes
     from pysshfs.vfs.tree import Entry, Tree
 
@@ -38,11 +45,13 @@ log = logging.getLogger(__name__)
 # A short directory is one reply with its names and one that says that there are no more.
 _FIRST_IN_FLIGHT: Final = 2
 _MOST_IN_FLIGHT: Final = 16
+# Names past this one are told without their attributes, unless somebody asks for those.
+PLAIN_FROM: Final = 100_000
 
 
 class ListReply(NamedTuple):
-    """One name for readdir. `entry` is None for `.`, `..` and what has no valid attributes;
-    `kind` holds the type bits, 0 when they are not known."""
+    """One name for readdir. `entry` is None for `.`, `..`, what has no valid attributes, and most
+    names of a long listing; `kind` holds the type bits, 0 when they are not known."""
 
     name: bytes
     number: int
@@ -59,15 +68,20 @@ class DirectoryStream:
         self.removed: set[bytes] = set()
         self.was_read = False
         self._tree = tree
-        self._entries: list[ListedEntry] = []
+        self._entries = Listing()
         self._seen: set[bytes] = set()
         self._handle: RemoteHandle | None = None
         self._in_flight: deque[Reply[list[DirectoryEntry] | None]] = deque()
         self._depth = _FIRST_IN_FLIGHT
         self._complete = False
-        self._begun_at = 0  # the tree's mutation counter when the snapshot was begun
+        self.begun_at = 0  # the tree's mutation counter when the snapshot was begun
+        # Where the names are that were told without attributes lately; which is the next of them.
+        self._index: dict[bytes, int] = {}
+        self._indexed = 0
+        self._reached = 0  # the number of the last name that was told
+        self._is_looked_up = False
         # On the cache's clock: when it was asked for, until when its attributes may be believed.
-        self._asked_at = self._expires = 0.0
+        self._asked_at = self.expires = 0.0
 
     # --- beginning --------------------------------------------------------------------------
 
@@ -93,23 +107,25 @@ class DirectoryStream:
 
     async def _open(self) -> None:
         tree = self._tree
-        self._begun_at = tree.mutations
+        self.begun_at = tree.mutations
         cached = tree.cache.listing(self.inode.number)
         if cached is not None:
-            self._entries = list(cached.entries)
-            self._expires = cached.expires
-            self._begun_at = cached.begun_at
+            self._entries = cached.entries
+            self.expires = cached.expires
+            self.begun_at = cached.begun_at
             self._complete = True
             return
         self._asked_at = tree.cache.clock()
-        self._expires = self._asked_at + tree.config.stat_timeout
+        self.expires = self._asked_at + tree.config.stat_timeout
         self._handle = await tree.server.opendir(self.inode.path())
         self._ask()
 
     async def rewind(self) -> None:
         """A new snapshot for rewinddir."""
-        self.close()
-        self._entries, self._seen, self._complete = [], set(), False
+        self.release()
+        self._is_looked_up = False
+        self._entries, self._seen, self._complete = Listing(), set(), False
+        self._index, self._indexed = {}, 0
         self.removed.clear()
         await self.open()
 
@@ -155,7 +171,7 @@ class DirectoryStream:
 
     async def _restart(self) -> None:
         """The connection under this listing was lost: read on in a new one."""
-        self._begun_at = -1  # what came before may be long past: it is not to be remembered
+        self.begun_at = -1  # what came before may be long past: it is not to be remembered
         self._in_flight.clear()
         self._handle = None
         self._depth = _FIRST_IN_FLIGHT
@@ -175,7 +191,7 @@ class DirectoryStream:
         if name in self._seen:
             return
         self._seen.add(name)
-        self._entries.append(ListedEntry(name, self._checked(name, entry.attributes)))
+        self._entries.append(name, self._checked(name, entry.attributes))
 
     def _checked(self, name: bytes, attributes: Attributes) -> FileAttributes | None:
         try:
@@ -190,25 +206,27 @@ class DirectoryStream:
         self.close()
         if self._is_current and self.inode.is_linked:
             listing = CachedListing(
-                tuple(self._entries),
-                self._expires,
-                self._begun_at,
+                self._entries,
+                self.expires,
+                self.begun_at,
                 absent_until=self._asked_at + self._tree.config.negative_timeout,
             )
-            self._tree.cache.store_listing(self.inode.number, listing)
+            self._tree.cache.store_listing(
+                self.inode.number, listing, is_long=len(self._entries) > PLAIN_FROM
+            )
             self._tree.walk.listed(self.inode, listing.entries)
             self._tree.files_ahead.listed(self.inode)
 
     @property
     def _is_current(self) -> bool:
         """Whether the directory was left alone through this mount since the snapshot."""
-        return self.inode.mutated_at <= self._begun_at
+        return self.inode.mutated_at <= self.begun_at
 
     def _is_certain(self, known: Inode | None) -> bool:
         """Whether an entry, and the inode that is `known` under its name, if any, was left alone
         as well. Of a name without an inode it is not known who changed it and was forgotten."""
         changed_at = self.inode.child_mutated_at if known is None else known.last_change
-        return changed_at <= self._begun_at and self._is_current
+        return changed_at <= self.begun_at and self._is_current
 
     # --- delivering -------------------------------------------------------------------------
 
@@ -220,7 +238,11 @@ class DirectoryStream:
         attributes = entry.attributes
         if attributes is None:
             return ListReply(entry.name, number, 0, next_offset, None)
-        expires = self._expires
+        self._reached = max(self._reached, next_offset - 2)
+        if self._reached > PLAIN_FROM and not self._is_looked_up:
+            self._tree.cache.long_streams[self.inode.number] = self
+            return ListReply(entry.name, number, stat.S_IFMT(attributes.mode), next_offset, None)
+        expires = self.expires
         known = inodes.child(self.inode, entry.name)
         newer = self._tree.cache.peek_attributes(number)
         if newer is not None and newer.expires > expires:
@@ -230,7 +252,7 @@ class DirectoryStream:
         if known is not None and known.kind not in (None, stat.S_IFMT(attributes.mode)):
             # Another type than the inode that has the name: a lookup must sort that out.
             return ListReply(entry.name, number, 0, next_offset, None)
-        if known is not None and (known.last_change > self._begun_at or known.writeback):
+        if known is not None and (known.last_change > self.begun_at or known.writeback):
             size = max(attributes.size, known.known_size) if known.writeback else attributes.size
             attributes, timeout = attributes._replace(size=size), 0.0
         elif not self._is_certain(known):
@@ -253,12 +275,32 @@ class DirectoryStream:
         if is_certain:
             inode.found(attributes)
             newer = self._tree.cache.peek_attributes(inode.number)
-            if newer is not None and newer.expires > self._expires:
+            if newer is not None and newer.expires > self.expires:
                 return
             if len(self._entries) * 2 <= self._tree.cache.capacity:
-                self._tree.cache.store_attributes(inode.number, attributes, self._expires)
+                self._tree.cache.store_attributes(inode.number, attributes, self.expires)
+
+    def find(self, name: bytes) -> ListedEntry | None:
+        """The entry of a name that was told without attributes, of those told last. Somebody asks
+        for it (`ls -l`): from now on they come with the names."""
+        self._is_looked_up = True
+        most = max(self._tree.budget.listings.most // NAME_BYTES, 1)
+        if len(self._index) >= most:
+            self._index.clear()
+        first = max(self._indexed, self._reached - most)
+        for index in range(first, self._reached):
+            self._index[self._entries.name(index)] = index
+        self._indexed = self._reached
+        found = self._index.get(name)
+        return None if found is None else self._entries[found]
 
     # --- ending -----------------------------------------------------------------------------
+
+    def release(self) -> None:
+        """The kernel is through with it."""
+        self.close()
+        if self._tree.cache.long_streams.get(self.inode.number) is self:
+            del self._tree.cache.long_streams[self.inode.number]
 
     def close(self) -> None:
         """Give the server its handle back; nobody waits for that."""

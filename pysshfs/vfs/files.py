@@ -441,7 +441,7 @@ class Files:
         inode.open_files.remove(file)
         if not inode.open_files:
             inode.expected = None
-        if not inode.open_files and inode.writeback is not None and inode.writeback.is_clean:
+        if not inode.open_files and inode.writeback is not None and inode.writeback.is_idle:
             inode.writeback = None
         self._tree.inodes.drop_unused(inode)
         self._tree.close(file.handle)

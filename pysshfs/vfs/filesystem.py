@@ -17,6 +17,7 @@ import trio
 from pysshfs.errors import ConnectionLostError, FilesystemError, UnsupportedError
 from pysshfs.remotefs import FilesystemStatistics
 from pysshfs.vfs.cache import boot_time
+from pysshfs.vfs.copying import Copying
 from pysshfs.vfs.directories import DirectoryStream, ListReply
 from pysshfs.vfs.files import Files
 from pysshfs.vfs.inodes import ROOT_NUMBER
@@ -83,6 +84,7 @@ class Filesystem:
         self.tree.writebacks.on_undelivered = self._salvage.add
         self._statistics = _ROOMY  # as last told by the server
         self._files = Files(self.tree)
+        self._copying = Copying(self.tree)
         self._namespace = Namespace(self.tree, lambda: list(self._directories.values()))
         self._setattr = SetAttr(self.tree)
         self._renames = Renames(self.tree, lambda: list(self._directories.values()))
@@ -259,6 +261,15 @@ class Filesystem:
         moved, file.kernel_offset_differs = file.kernel_offset_differs, False
         return WriteReply(count, moved)
 
+    async def copy_file_range(
+        self, source: int, offset: int, target: int, target_offset: int, length: int
+    ) -> int:
+        """How many bytes the server copied by itself, perhaps fewer than asked for. EOPNOTSUPP
+        when they have to be read and written: the kernel does that."""
+        return await self._copying.copy(
+            self._file(source), offset, self._file(target), target_offset, length
+        )
+
     async def flush(self, fh: int) -> None:
         await self._files.flush(self._file(fh))
 
@@ -306,13 +317,18 @@ class Filesystem:
     async def releasedir(self, fh: int) -> None:
         stream = self._directories.pop(fh, None)
         if stream is not None:
-            stream.close()
+            stream.release()
 
     # --- figures ----------------------------------------------------------------------------
 
     def statistics(self) -> dict[str, int]:
         """Counts for `pysshfsctl status` and for tests that look for leaks."""
+        self.tree.cache.measure()
+        budget = self.tree.budget
         return {
+            "cache_bytes": budget.held,
+            "cache_size": self.tree.config.cache_size,
+            **{f"{name}_bytes": share.held for name, share in budget.shares.items()},
             "inodes": len(self.tree.inodes),
             "open_files": self.server.open_files,
             "open_directories": len(self._directories),

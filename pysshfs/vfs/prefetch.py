@@ -14,7 +14,7 @@ Bounds. At most `window` files are held that nobody has opened yet, and as many 
 directory that a program is in: it grows with each that is used, up to `_MOST_FILES`, and is halved
 when some were not used within `prefetch_ttl`; when more are wasted than used, the pattern is not
 trusted any more. Of one file at most `_PER_FILE` bytes, of all
-a quarter of `total_readahead`.
+a quarter of what may be read ahead in all (`vfs/budget.py`).
 
 Freshness. A file serves an open(2) only while the reply to its FSTAT is at most `prefetch_ttl` old,
 what it said is what the listing said, and nothing was changed through this mount since. Otherwise
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 
     from pysshfs.remotefs import Attributes
     from pysshfs.reply import Reply
-    from pysshfs.vfs.cache import ListedEntry
     from pysshfs.vfs.call import OpenFileHandle
     from pysshfs.vfs.inodes import Inode
+    from pysshfs.vfs.listing import ListedEntry
     from pysshfs.vfs.readahead import FileReader
     from pysshfs.vfs.sanity import FileAttributes
     from pysshfs.vfs.tree import Tree
@@ -177,7 +177,7 @@ class FilesAhead:
         self._has_some = trio.Event()
         self.fetched = self.used = self.wasted = 0
         config = tree.config
-        self._most_held = config.total_readahead // 4
+        self._most_held = tree.read_budget.most // 4
         self._is_on = bool(config.prefetch_ttl and config.readahead and config.directory_timeout)
 
     # --- what the operations tell ---------------------------------------------------------------

@@ -11,7 +11,7 @@ block is answered with the very bytes that came from the wire. A server may answ
 the rest is asked for until the block is full or an empty reply marks the end. Nothing is ever
 filled in.
 
-All open files together hold at most `total` bytes of blocks (`ReadBudget`): past that nothing is
+All open files together hold at most `total` bytes of blocks (`vfs/budget.py`): past that nothing is
 read ahead, only what is wanted now. A block is never abandoned by the task that waits for it;
 others may want it.
 """
@@ -25,29 +25,13 @@ from pysshfs.reply import Reply
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pysshfs.vfs.budget import Share
     from pysshfs.vfs.call import OpenFileHandle
     from pysshfs.vfs.server import Server
 
 _FIRST_WINDOW: Final = 256 * 1024
 _NEAR: Final = 1024 * 1024  # how far a read may stray from the expected offset: kernel read-ahead
 _LARGEST_BLOCK: Final = 128 * 1024  # the kernel's read-ahead window, hence its usual READ
-
-
-class ReadBudget:
-    """Bytes that blocks of all open files hold or will hold."""
-
-    def __init__(self, total: int) -> None:
-        self._left = total
-
-    def has_room(self, count: int) -> bool:
-        return count <= self._left
-
-    def take(self, count: int) -> None:
-        """Also past the total: what a program waits for is fetched whatever is held."""
-        self._left -= count
-
-    def give_back(self, count: int) -> None:
-        self._left += count
 
 
 def block_size_for(max_read: int) -> int:
@@ -96,7 +80,7 @@ class FileReader:
         self,
         server: Server,
         handle: OpenFileHandle,
-        budget: ReadBudget,
+        budget: Share,
         largest_window: int,
         size: Callable[[], int],
     ) -> None:

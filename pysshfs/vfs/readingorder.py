@@ -17,8 +17,9 @@ from cachetools import LRUCache
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pysshfs.vfs.cache import CachedListing, ListedEntry
+    from pysshfs.vfs.cache import CachedListing
     from pysshfs.vfs.inodes import Inode
+    from pysshfs.vfs.listing import ListedEntry
     from pysshfs.vfs.tree import Tree
 
 _TRUSTED: Final = 2  # steps in the same order

@@ -52,6 +52,7 @@ RULES: Final[dict[str, Rule]] = {
     "read": Rule.REPEAT,
     "write": Rule.REPEAT,  # at its offset: handles are never opened for appending
     "fsync": Rule.REPEAT,
+    "copy": Rule.REPEAT,  # of a range, to its place; whoever waits for it opens the files anew
     "setstat": Rule.REPEAT,
     "lsetstat": Rule.REPEAT,
     "fsetstat": Rule.REPEAT,
@@ -72,11 +73,13 @@ RULES: Final[dict[str, Rule]] = {
 CHANGES: Final = frozenset(
     {
         "open, exclusive", "open, truncating", "mkdir", "symlink", "link", "remove", "rmdir",
-        "rename", "posix_rename", "setstat", "lsetstat", "fsetstat", "fsync",
+        "rename", "posix_rename", "setstat", "lsetstat", "fsetstat", "fsync", "copy",
     }
 )  # fmt: skip
 # Of these, what would fail falsely if the program repeated it and it was carried out after all.
-NOT_TWICE: Final = CHANGES - {"open, truncating", "setstat", "lsetstat", "fsetstat", "fsync"}
+NOT_TWICE: Final = CHANGES - {
+    "open, truncating", "setstat", "lsetstat", "fsetstat", "fsync", "copy",
+}  # fmt: skip
 # These change two paths.
 MOVES: Final = frozenset({"rename", "posix_rename"})
 

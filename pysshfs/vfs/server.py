@@ -180,12 +180,18 @@ class Server(Calls):
         handle.closed = True
         self._files.pop(handle, None)
         self.lanes.closed(handle)
+        self.close_twin(handle)
         if handle.remote is None:
             return Reply.of(None)
         if self._remote is None:
             self._to_close.append(handle.remote)  # just opened, on a session that is not up yet
             return Reply.of(None)
         return self.close_on(self._remote, handle.remote)
+
+    def close_twin(self, handle: OpenFileHandle) -> None:
+        twin, handle.twin = handle.twin, None
+        if twin is not None:
+            self.close_on(*twin)
 
     def read(self, handle: OpenFileHandle, offset: int, length: int) -> Reply[bytes]:
         def send(remote: RemoteFS, opened: RemoteHandle) -> Reply[bytes]:
@@ -207,6 +213,22 @@ class Server(Calls):
     def fsync(self, handle: OpenFileHandle) -> Reply[None]:
         return self._change(
             "fsync", lambda remote: remote.fsync(_on(handle)), (handle,), handle=handle
+        )
+
+    # --- copying ------------------------------------------------------------------------------
+
+    def copy(
+        self,
+        send: Callable[[], Reply[None]],
+        target: OpenFileHandle,
+        words: tuple[object, ...],
+        late: Callable[[], None],
+        answered: Callable[[Reply[None]], None],
+    ) -> Reply[None]:
+        """A copy to `target`, which `send` asks another session for. `StaleHandleError` when it
+        is to be repeated on the next one."""
+        return self._change(
+            "copy", lambda _: send(), words, handle=target, late=late, answered=answered
         )
 
     # --- directories and names ----------------------------------------------------------------

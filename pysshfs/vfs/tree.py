@@ -19,10 +19,11 @@ import trio
 
 from pysshfs.errors import FilesystemError, RemoteStatusError
 from pysshfs.vfs import idmap
+from pysshfs.vfs.budget import Budget
 from pysshfs.vfs.cache import MetadataCache
 from pysshfs.vfs.inodes import InodeTable
 from pysshfs.vfs.prefetch import FilesAhead
-from pysshfs.vfs.readahead import FileReader, ReadBudget
+from pysshfs.vfs.readahead import FileReader
 from pysshfs.vfs.repeat import Making, Marks, Version, is_missing
 from pysshfs.vfs.sanity import PATH_MAX, FileAttributes, checked_attributes
 from pysshfs.vfs.walk import WalkAhead
@@ -94,9 +95,10 @@ class Tree:
         self.server = server
         self.config = config
         self.inodes = InodeTable()
-        self.cache = MetadataCache(config, clock)
-        self.writebacks = WritebackPool(server, config.write_buffer, config.write_delay)
-        self.read_budget = ReadBudget(config.total_readahead)
+        self.budget = Budget(config)
+        self.read_budget = self.budget.read_ahead
+        self.cache = MetadataCache(config, self.budget, clock)
+        self.writebacks = WritebackPool(server, self.budget.written, config.write_delay)
         self.walk = WalkAhead(self)
         self.files_ahead = FilesAhead(self)
         self.marks = Marks()
@@ -361,7 +363,7 @@ class Tree:
     def listed(self, parent: Inode, name: bytes) -> FileAttributes | None:
         """What a remembered listing says of a name, if that is current: from then on it is known,
         as if it had been asked for when the listing was."""
-        listing = self.cache.listing(parent.number)
+        listing = self.cache.long_or_cached(parent.number)
         entry = None if listing is None else listing.find(name)
         if listing is None or entry is None or entry.attributes is None:
             return None

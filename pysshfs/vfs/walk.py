@@ -37,8 +37,8 @@ from pysshfs.vfs.directories import DirectoryStream
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pysshfs.vfs.cache import ListedEntry
     from pysshfs.vfs.inodes import Inode
+    from pysshfs.vfs.listing import Listing
     from pysshfs.vfs.tree import Tree
 
 _TRUSTED: Final = 2
@@ -143,7 +143,7 @@ class WalkAhead:
             self._not_unused(directory.number)
             self._wake.set()
 
-    def listed(self, inode: Inode, entries: tuple[ListedEntry, ...]) -> None:
+    def listed(self, inode: Inode, entries: Listing) -> None:
         """The whole listing of this directory is known now."""
         if not self._tree.config.directory_timeout:
             return  # it is not remembered, and nothing that is fetched would be
@@ -273,7 +273,7 @@ class WalkAhead:
             self._wake.set()
 
 
-def _directories(entries: tuple[ListedEntry, ...]) -> list[bytes]:
+def _directories(entries: Listing) -> list[bytes]:
     return [
         entry.name
         for entry in entries

@@ -19,8 +19,8 @@ an error, but the data stays.
 Whoever drains waits for what was written before, not for what comes meanwhile: a file that
 somebody writes without a pause can still be looked at, read and closed.
 
-Touched by: the tasks of write, flush, fsync and read requests, and the pool's task. Suspends only
-in `reserve`, `drain` and `before_truncation`.
+Touched by: the tasks of write, flush, fsync, read and copy requests, and the pool's task. Suspends
+only in `reserve`, `drain`, `before_truncation` and `not_copied_to`.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from pysshfs.errors import ConnectionLostError
     from pysshfs.reply import Reply
+    from pysshfs.vfs.budget import Share
     from pysshfs.vfs.call import OpenFileHandle
     from pysshfs.vfs.inodes import Inode
     from pysshfs.vfs.server import Server
@@ -55,7 +56,7 @@ class WriteRecord(NamedTuple):
 class WritebackPool:
     """What all files share: the budget and the task that sends half-full tails in time."""
 
-    def __init__(self, server: Server, budget: int, delay: float) -> None:
+    def __init__(self, server: Server, budget: Share, delay: float) -> None:
         self.server = server
         # Data that cannot be delivered: whose it is, where it belongs, and why not.
         self.on_undelivered: Callable[[Inode, WriteRecord, FilesystemError], None] = (
@@ -64,7 +65,6 @@ class WritebackPool:
         self.dirty: dict[Writeback, None] = {}  # those that hold data
         self._budget = budget
         self._delay = delay
-        self._held = 0
         self._waiters: deque[tuple[trio.lowlevel.Task, int]] = deque()
         self._tails: dict[Writeback, float] = {}  # when each tail was begun, oldest first
         self._has_tails = trio.Event()
@@ -72,7 +72,7 @@ class WritebackPool:
     @property
     def unacknowledged(self) -> int:
         """Bytes accepted from programs and not yet acknowledged by the server."""
-        return self._held
+        return self._budget.held
 
     @property
     def is_contended(self) -> bool:
@@ -82,7 +82,7 @@ class WritebackPool:
     async def reserve(self, count: int) -> None:
         """Wait until `count` bytes fit into the budget, and take them."""
         if not self._waiters and self._fits(count):
-            self._held += count
+            self._budget.take(count)
             return
         self.push_all()  # what fills the budget must be on its way
         task = trio.lowlevel.current_task()
@@ -111,16 +111,16 @@ class WritebackPool:
 
     def _fits(self, count: int) -> bool:
         # A write larger than the whole budget passes alone.
-        return self._held + count <= self._budget or self._held == 0
+        return self._budget.has_room(count) or self._budget.held == 0
 
     def release(self, count: int) -> None:
-        self._held -= count
+        self._budget.give_back(count)
         self._admit()
 
     def _admit(self) -> None:
         while self._waiters and self._fits(self._waiters[0][1]):
             task, count = self._waiters.popleft()
-            self._held += count
+            self._budget.take(count)
             trio.lowlevel.reschedule(task)
 
     def tail_begun(self, writeback: Writeback) -> None:
@@ -192,6 +192,8 @@ class Writeback:
         self._watches: list[Reached] = []
         self._error: FilesystemError | None = None
         self.error_sequence = 0
+        # Set when the server does not copy to this file any more (`vfs/copying.py`).
+        self._copied: trio.Event | None = None
 
     # --- what is held -----------------------------------------------------------------------
 
@@ -238,10 +240,35 @@ class Writeback:
         else:
             self._when_clean.append(callback)
 
+    # --- copies to this file ------------------------------------------------------------------
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is on its way to this file."""
+        return self.is_clean and self._copied is None
+
+    def copy_begins(self) -> None:
+        """The server copies to this file, on another session, until `copy_ended`."""
+        if self._copied is None:
+            self._copied = trio.Event()
+
+    def copy_ended(self) -> None:
+        self.unsynced = True
+        copied, self._copied = self._copied, None
+        if copied is not None:
+            copied.set()
+
+    async def not_copied_to(self) -> None:
+        """Wait for a copy whose caller was interrupted and which still goes on: what is sent on
+        this session would be overtaken by it."""
+        while self._copied is not None:
+            await self._copied.wait()
+
     # --- writing ----------------------------------------------------------------------------
 
     async def write(self, handle: OpenFileHandle, offset: int, data: bytes) -> None:
         """Take all of `data`, or, when cancelled while the buffer is full, nothing of it."""
+        await self.not_copied_to()
         await self._pool.reserve(len(data))
         self._begin()
         self._append(handle, offset, memoryview(data))
@@ -404,6 +431,7 @@ class Writeback:
         others write meanwhile is sent before the truncation on the same session, or behind it."""
         async with self.appending:
             with self._pool.server.lanes.narrowed(self._inode):
+                await self.not_copied_to()
                 await self.drain()
             self.appended_to = 0
 

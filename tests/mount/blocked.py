@@ -61,6 +61,10 @@ STEPS: Final = {
     "write-direct": Step(f"{_NEW_DIRECT}; {_MIB}", "while True: os.write(fd, page)", "write",
                          True),
     "flush": Step(_NEW, "os.write(fd, b'x'); os.close(fd)", "flush", True),
+    "copy_file_range": Step(
+        f"source = os.open('large', os.O_RDONLY); {_NEW}",
+        "os.copy_file_range(source, fd, 10 << 20)", "copy_file_range",
+    ),
     "fsync": Step(_NEW, "os.write(fd, b'x'); os.fsync(fd)", "fsync", True),
     "opendir": Step("os.stat('directory')", "os.listdir('directory')", "opendir"),
     "readdir": Step("fd = os.open('many', os.O_RDONLY)", "os.listdir(fd)", "readdirplus"),

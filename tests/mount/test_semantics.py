@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.mount import contract
-from tests.mount.places import Place, own_mount, read_a_line, run_call, wait_until
+from tests.mount.places import Place, own_mount, read_a_line, run_call, status, wait_until
 from tests.support import procs
 from tests.support.mounts import Mount
 from tests.support.sshd import Sshd
@@ -74,6 +74,9 @@ def test_a_huge_directory_lists_every_name_once(place: Place) -> None:
     assert place.call(contract.names_in_huge, "huge") == [100_000, 100_000]
     # A second one, from whatever is remembered, is as whole.
     assert place.call(contract.names_in_huge, "huge") == [100_000, 100_000]
+    # Names that nobody asked for by themselves are not kept in memory, but have their numbers.
+    assert status(place.mount)["inodes"] < 60_000
+    place.call(contract.numbers_in_huge, "huge", 49_000, 53_000)
 
 
 def test_a_tree_is_removed_whole(place: Place) -> None:

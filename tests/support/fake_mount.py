@@ -157,7 +157,7 @@ async def mounted(
             await trio.sleep(10 * latency)  # files that are being opened on lanes are closed then
             assert remote.open_handles == []
             assert fs.tree.writebacks.unacknowledged == 0
-            assert fs.tree.read_budget.has_room(fs.tree.config.total_readahead)
+            assert fs.tree.budget.read_ahead.held == 0
             nursery.cancel_scope.cancel()
 
 

@@ -28,6 +28,7 @@ import trio
 
 from pysshfs.errors import (
     FX_BAD_MESSAGE,
+    FX_EOF,
     FX_FAILURE,
     FX_NO_SUCH_FILE,
     FX_OP_UNSUPPORTED,
@@ -77,7 +78,9 @@ OPENSSH: Final = Capabilities(
     fsync=True,
     lsetstat=True,
     statvfs=True,
+    copy_data=True,
 )
+COPIED_AT_ONCE: Final = 64 * 1024
 ROOMY: Final = FilesystemStatistics(4096, 4096, 1000, 500, 500, 1000, 500, 500, 255)
 
 
@@ -112,6 +115,8 @@ class FakeRemote:
         self.capabilities = capabilities
         self.latency = latency
         self.short_reads: int | None = None  # the most bytes that a READ gives
+        self.refuse_unwritable = False  # as a server does for who is not root
+        self.room = 1 << 62  # the longest that a copy makes a file
         self.batch = 100  # the most names that a READDIR gives
         self.statistics = ROOMY
         self.strange_entries: list[DirectoryEntry] = []  # put into every listing, unchecked
@@ -166,6 +171,7 @@ class FakeRemote:
         extra = FakeRemote(self.tree, self.capabilities, self.latency)
         extra._generation = -1 - len(self.extras)
         extra._failures = self.failures_of_extras
+        extra.room, extra.refuse_unwritable = self.room, self.refuse_unwritable
         self.extras.append(extra)
         assert self._nursery is not None
         self._nursery.start_soon(extra._deliver)
@@ -417,6 +423,8 @@ class FakeRemote:
                 node = self.tree.find(path, True)
             if node.is_directory and OpenMode.WRITE in mode:
                 raise fail(errno.EISDIR)
+            if self.refuse_unwritable and OpenMode.WRITE in mode and not node.mode & stat.S_IWUSR:
+                raise fail(errno.EACCES)
             if OpenMode.TRUNCATE in mode:
                 self.tree.truncate(node, 0)
             return self._new_handle(_Handle(path, node, mode))
@@ -474,6 +482,47 @@ class FakeRemote:
         if not self.capabilities.fsync:
             return Reply.failed(UnsupportedError("no fsync"))
         return self._on_handle(lambda _: None, "fsync", handle)
+
+    # --- copying ------------------------------------------------------------------------------
+
+    def copy_data(
+        self,
+        source: RemoteHandle,
+        offset: int,
+        length: int,
+        target: RemoteHandle,
+        target_offset: int,
+    ) -> Reply[None]:
+        if not self.capabilities.copy_data:
+            return Reply.failed(UnsupportedError("no copy-data"))
+        if source.generation != self._generation:
+            return Reply.failed(StaleHandleError())
+        reading = self._handles.get(source.token)
+
+        def work(writing: _Handle) -> None:
+            if reading is None or reading.node is writing.node:
+                raise fail(errno.EIO)
+            self._copy(reading.node, offset, length, writing.node, target_offset)
+
+        return self._on_handle(work, "copy_data", target, offset, length, target_offset)
+
+    def _copy(
+        self, source: Node, offset: int, length: int, target: Node, target_offset: int
+    ) -> None:
+        """As sftp-server does (process_extended_copy_data): in pieces, and with no word of what
+        went wrong with the last one."""
+        for at in range(0, length, COPIED_AT_ONCE):
+            size = min(COPIED_AT_ONCE, length - at)
+            is_last = at + size == length
+            data = bytes(source.data[offset + at : offset + at + size])
+            if not data and not is_last:
+                raise RemoteStatusError(FX_EOF)
+            if target_offset + at + len(data) > self.room:
+                if is_last:
+                    return
+                raise fail(errno.ENOSPC)
+            if data:
+                self.tree.write(target, target_offset + at, data)
 
     # --- directories and names ----------------------------------------------------------------
 

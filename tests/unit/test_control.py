@@ -219,7 +219,13 @@ def answered(**changes: object) -> dict[str, Any]:
         **{"sftp_requests": 30, "sftp_in_flight": 1, "requests_served": 20, "requests": []},
         **{"interrupts_honoured": 2, "interrupted_in_flight": 0, "unacknowledged_bytes": 0},
         **{"undelivered": [], "inodes": 5, "open_files": 1, "sftp_sessions": 2},
-    }
+        **{"cache_bytes": 3000, "cache_size": 1 << 28, "written_bytes": 0, "listings_bytes": 2000},
+        **{"metadata_bytes": 1000, "read_ahead_bytes": 0},
+        "kernel": {
+            "max_background": 512, "congestion_threshold": 384, "max_write": 1 << 20,
+            "max_readahead": 1 << 17,
+        },
+    }  # fmt: skip
     return {**state, **changes}
 
 
@@ -239,6 +245,14 @@ class TestWords:
         assert found["daemon"] == ["pid 4711, mounted for 60 s"]
         assert found["link"] == ["round trip 1.3 ms, silent for 0.5 s, reconnected 0 times"]
         assert found["kernel"] == ["20 requests, 0 being served, 2 interrupted"]
+        assert found["memory"] == [
+            "3,000 of 268,435,456 bytes: 0 not acknowledged, 0 read ahead, 1,000 attributes,"
+            " 2,000 listings"
+        ]
+        assert found["settings"] == [
+            "max_background 512, congestion_threshold 384, writes of 1024 KiB at most,"
+            " kernel's read-ahead 128 KiB"
+        ]
         assert "serving" not in found and "undelivered" not in found
 
     def test_down(self) -> None:

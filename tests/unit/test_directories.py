@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import aclosing
 
 import pytest
 import trio
 
 from pysshfs.errors import FX_FAILURE, FilesystemError, RemoteStatusError
 from pysshfs.remotefs import AttributeChange, Attributes, DirectoryEntry
+from pysshfs.vfs import directories
+from pysshfs.vfs.budget import NAME_BYTES
 from pysshfs.vfs.config import VfsConfig
-from pysshfs.vfs.filesystem import ROOT_NUMBER
+from pysshfs.vfs.filesystem import ROOT_NUMBER, ListReply
+from pysshfs.vfs.listing import Listing
+from pysshfs.vfs.sanity import MAX_SIZE, FileAttributes
 from tests.support.fake_mount import Mount, mounted, settle, start
 from tests.support.memory_tree import MemoryTree
 
@@ -337,3 +342,106 @@ async def test_a_huge_listing_does_not_push_everything_else_out() -> None:
         await mount.names()
         await mount.number(b"d/f")
         assert mount.remote.count("lstat") == asked
+
+
+# --- long listings --------------------------------------------------------------------------------
+
+
+async def taken(mount: Mount, fh: int, offset: int, count: int) -> list[ListReply]:
+    """As many names from `offset` on, as the kernel takes them."""
+    found = []
+    async with aclosing(mount.fs.readdir(fh, offset)) as items:
+        async for item in items:
+            if item.name not in (b".", b".."):
+                mount.fs.delivered(fh, item)
+                mount.lookups[item.number] += item.entry is not None
+                found.append(item)
+            if len(found) == count:
+                break
+    return found
+
+
+async def test_most_names_of_a_long_listing_are_told_without_attributes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are no lookups, so that neither the kernel nor we remember an inode for each."""
+    monkeypatch.setattr(directories, "PLAIN_FROM", 200)
+    tree, names = tree_with(1000)
+    tree.mkdir(b"zz")
+    async with mounted(tree, config=CONFIG) as mount:
+        fh = await mount.fs.opendir(ROOT_NUMBER)
+        found = await taken(mount, fh, 0, 5000)
+        assert [item.name for item in found] == [*names, b"zz"]
+        assert [item.entry is not None for item in found] == [True] * 200 + [False] * 801
+        assert {item.kind for item in found[:-1]} == {stat.S_IFREG}
+        assert found[-1].kind == stat.S_IFDIR
+        assert mount.fs.statistics()["inodes"] == 201
+        assert found[500].number == await mount.number(names[500])
+        await mount.fs.releasedir(fh)
+
+
+async def test_who_looks_names_up_gets_attributes_from_then_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(directories, "PLAIN_FROM", 200)
+    tree, names = tree_with(1000)
+    async with mounted(tree, config=CONFIG._replace(cache_entries=500)) as mount:
+        fh = await mount.fs.opendir(ROOT_NUMBER)
+        found = await taken(mount, fh, 0, 400)
+        requests = mount.remote.count("lstat")
+        for item in found:
+            assert await mount.number(item.name) == item.number
+        assert mount.remote.count("lstat") == requests  # the listing has them
+        later = await taken(mount, fh, 402, 600)
+        assert [item.name for item in later] == names[400:]
+        assert all(item.entry is not None for item in later)
+        mount.fs.tree.changed(mount.fs.tree.inodes.get(found[300].number))
+        mount.forget(found[300].number)
+        await mount.number(names[300])
+        assert mount.remote.count("lstat") == requests + 1  # that was changed since
+        # A new beginning is one, and so is another open directory.
+        again = await taken(mount, fh, 0, 400)
+        assert again[-1].entry is None
+        await mount.fs.releasedir(fh)
+        assert mount.fs.tree.cache.long_streams == {}
+
+
+async def test_names_are_found_after_the_directory_was_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Many programs list the whole of a directory, and look at the files afterwards."""
+    monkeypatch.setattr(directories, "PLAIN_FROM", 200)
+    tree, names = tree_with(1000)
+    async with mounted(tree, config=CONFIG._replace(cache_entries=500)) as mount:
+        assert await mount.names() == names
+        assert mount.fs.statistics()["inodes"] == 201
+        requests = mount.remote.count("lstat")
+        for name in reversed(names):
+            assert await mount.size(name) == len(name)
+        assert mount.remote.count("lstat") == requests
+
+
+async def test_names_told_long_ago_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a name is, is remembered for a bounded number of them."""
+    monkeypatch.setattr(directories, "PLAIN_FROM", 200)
+    tree, names = tree_with(1000)
+    async with mounted(tree, config=CONFIG._replace(cache_size=504_000)) as mount:
+        assert mount.fs.tree.budget.listings.most // NAME_BYTES == 300
+        fh = await mount.fs.opendir(ROOT_NUMBER)
+        await taken(mount, fh, 0, 800)
+        requests = mount.remote.count("lstat")
+        await mount.number(names[600])
+        assert mount.remote.count("lstat") == requests
+        await mount.number(names[450])
+        assert mount.remote.count("lstat") == requests + 1
+        await mount.fs.releasedir(fh)
+
+
+def test_a_listing_gives_what_was_put_in() -> None:
+    listing = Listing()
+    large = FileAttributes(stat.S_IFREG | 0o7777, MAX_SIZE, 2**32 - 1, 0, 2**32 - 1, 1)
+    listing.append(b"a", large)
+    listing.append(b"\xff" * 255, None)
+    assert list(listing) == [(b"a", large), (b"\xff" * 255, None)]
+    assert (len(listing), listing[0], listing.name(1)) == (2, (b"a", large), b"\xff" * 255)
+    assert 256 < listing.size < 500

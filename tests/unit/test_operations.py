@@ -82,13 +82,14 @@ async def test_what_a_failed_listing_did_not_deliver_is_not_looked_up(
         assert mount.fs.statistics()["inodes"] == 1
 
 
-@pytest.mark.parametrize("number", [0, 42])
-def test_no_name_is_told_with_the_number_of_a_deleted_one(number: int) -> None:
+@pytest.mark.parametrize("is_bare", [True, False])
+def test_a_bare_name_has_its_number_and_no_node(is_bare: bool) -> None:
     """Older C libraries leave names with the number 0 out of a listing."""
     nodeid, shown = 0, 128  # where struct fuse_direntplus has them
     param = ctypes.create_string_buffer(256)  # struct fuse_entry_param: ino, generation, attr
-    ctypes.c_uint64.from_buffer(param, 0).value = number
-    ctypes.c_uint64.from_buffer(param, 16 + 8).value = number  # attr.st_ino
+    ctypes.c_uint64.from_buffer(param, 0).value = 42
+    ctypes.c_uint64.from_buffer(param, 8).value = operations._BARE if is_bare else 0
+    ctypes.c_uint64.from_buffer(param, 16 + 8).value = 42  # attr.st_ino
     told = ctypes.create_string_buffer(512)
     add = ctypes.CDLL(_session.__file__).fuse_add_direntry_plus
     add.argtypes = [
@@ -96,5 +97,5 @@ def test_no_name_is_told_with_the_number_of_a_deleted_one(number: int) -> None:
         ctypes.c_long,
     ]  # fmt: skip
     add(None, told, len(told), b"name", param, 1)
-    assert ctypes.c_uint64.from_buffer(told, nodeid).value == number
-    assert ctypes.c_uint64.from_buffer(told, shown).value == (number or 0xFFFFFFFF)
+    assert ctypes.c_uint64.from_buffer(told, nodeid).value == (0 if is_bare else 42)
+    assert ctypes.c_uint64.from_buffer(told, shown).value == 42
