@@ -93,7 +93,7 @@ class Settings(NamedTuple):
     kernel_cache: bool = False
     auto_cache: bool = False
     cache_size: int = 256 << 20
-    readahead: int = 8 << 20
+    readahead: int = 32 << 20
     prefetch_ttl: float = 1.0  # 0: nothing
     max_write_buffer: int = 16 << 20
     sshfs_sync: bool = False
@@ -232,7 +232,7 @@ _OURS = (
     _cache("cache_size", Kind.SIZE, "most memory that buffers and caches take in all; what is"
            " written gets at most half", "BYTES", 256 << 20, bounds=(16 << 20, 1 << 40)),
     _cache("readahead", Kind.SIZE, "most that is read ahead per open file; 0: nothing", "BYTES",
-           8 << 20, bounds=(0, 1 << 30), shorthands=(("no_readahead", "0"),)),
+           32 << 20, bounds=(0, 1 << 30), shorthands=(("no_readahead", "0"),)),
     _cache("prefetch_ttl", Kind.SECONDS, "how long small files fetched ahead are good; 0: none are",
            "SECS", 1.0, bounds=_TIMES),
     _cache("max_write_buffer", Kind.SIZE, "most written data the server has yet to confirm",

@@ -90,6 +90,11 @@ class Calls:
         return self._remote is not None
 
     @property
+    def round_trip(self) -> float:
+        """Seconds, of the session that is up; 0 while there is none."""
+        return 0.0 if self._remote is None else self._remote.round_trip
+
+    @property
     def waiting(self) -> int:
         """How many calls have no answer yet."""
         return len(self._calls)

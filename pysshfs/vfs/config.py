@@ -16,8 +16,8 @@ class VfsConfig(NamedTuple):
     kernel_attribute_timeout: float | None = None
     cache_entries: int = 10_000
     cache_size: int = 256 * 1024 * 1024  # all that follows, and the caches (`vfs/budget.py`)
-    readahead: int = 8 * 1024 * 1024  # the most, per open file
-    total_readahead: int = 64 * 1024 * 1024  # over all open files
+    readahead: int = 32 * 1024 * 1024  # the most, per open file
+    total_readahead: int = 128 * 1024 * 1024  # over all open files
     prefetch_ttl: float = 1.0  # how long a file that was opened ahead may wait; 0: none is
     write_buffer: int = 16 * 1024 * 1024  # unacknowledged bytes over all files
     write_delay: float = 0.5  # how long a partly filled WRITE may wait for more

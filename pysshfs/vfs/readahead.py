@@ -1,10 +1,12 @@
 """Reading an open file: READs in flight ahead of a sequential reader, exact ones otherwise.
 
 A `FileReader` belongs to one open file. A read that continues the previous one (the kernel may
-swap neighbours) is sequential: the window doubles with each, up to `readahead`, and blocks of the
-window are asked for before they are wanted. Anything else is random: the window closes and exactly
-what was asked is fetched. A window is opened by the first read at offset 0, too, so that short
-files and first blocks come in one round trip.
+swap neighbours) is sequential, and blocks of a window past it are asked for before they are wanted.
+The window grows, up to `readahead`, as long as a read has to wait for a block that was asked for
+less than two round trips before: then it is the window that limits, and no larger one is needed
+than what the way holds. Where the server or the processor limits, it stays. Anything else is
+random: the window closes and exactly what was asked is fetched. A window is opened by the first
+read at offset 0, too, so that short files and first blocks come in one round trip.
 
 Blocks are aligned to `block_size`, a power of two, because the kernel's reads are: a read of one
 block is answered with the very bytes that came from the wire. A server may answer a READ short;
@@ -18,7 +20,10 @@ others may want it.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
+
+import trio
 
 from pysshfs.reply import Reply
 
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
     from pysshfs.vfs.server import Server
 
 _FIRST_WINDOW: Final = 256 * 1024
+_GROWTH: Final = 4
 _NEAR: Final = 1024 * 1024  # how far a read may stray from the expected offset: kernel read-ahead
 _LARGEST_BLOCK: Final = 128 * 1024  # the kernel's read-ahead window, hence its usual READ
 
@@ -42,7 +48,16 @@ def block_size_for(max_read: int) -> int:
 class _Block:
     """`length` bytes at `offset`, being fetched; `data` resolves to them, fewer at the end."""
 
-    __slots__ = ("_handle", "_parts", "_received", "_server", "data", "length", "offset")
+    __slots__ = (
+        "_handle",
+        "_parts",
+        "_received",
+        "_server",
+        "asked_at",
+        "data",
+        "length",
+        "offset",
+    )
 
     def __init__(
         self, server: Server, handle: OpenFileHandle, offset: int, length: int
@@ -54,6 +69,7 @@ class _Block:
         self.length = length
         self._received = 0
         self._parts: list[bytes] = []
+        self.asked_at = trio.current_time()
         self._ask()
 
     def _ask(self) -> None:
@@ -93,6 +109,7 @@ class FileReader:
         self._blocks: dict[int, _Block] = {}
         self._expected = 0
         self._window = 0
+        self._grown_at = -math.inf  # trio's time
 
     async def read(self, offset: int, length: int) -> bytes:
         """At most `length` bytes from `offset`; fewer only at the end of the file."""
@@ -106,8 +123,8 @@ class FileReader:
             self._expected = offset + length
             return await self._fetch(offset, length)
         self._expected = max(self._expected, offset + length)
-        self._window = min(max(2 * self._window, _FIRST_WINDOW), self._largest_window)
         blocks = self._blocks_for(offset, length)
+        self._adapt(blocks)
         self._read_ahead(offset + length)
         data = await self._gather(blocks, offset, length)
         self._drop_before(offset)
@@ -117,6 +134,19 @@ class FileReader:
         """Ask for the first `most` bytes, at most a window, for who is going to read."""
         for at in range(0, min(most, self._size(), self._largest_window), self._block_size):
             self._start(at)
+
+    def _adapt(self, blocks: list[_Block]) -> None:
+        """Open the window, or let it grow if it is what this read has to wait for."""
+        if self._window == 0:
+            self._window = min(_FIRST_WINDOW, self._largest_window)
+            return
+        waits_for = next((block for block in blocks if not block.data.done), None)
+        if waits_for is None or waits_for.asked_at < self._grown_at:
+            return  # what was asked for since it has grown is still to come
+        now = trio.current_time()
+        if now - waits_for.asked_at <= 2 * self._server.round_trip:
+            self._window = min(_GROWTH * self._window, self._largest_window)
+            self._grown_at = now
 
     def _is_sequential(self, offset: int) -> bool:
         if self._largest_window == 0:

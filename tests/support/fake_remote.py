@@ -227,6 +227,11 @@ class FakeRemote:
         """From now on requests get lost on their way: nothing is carried out or answered."""
         self._deaf = True
 
+    def deliver_one(self) -> None:
+        """Deliver the oldest of what is held."""
+        if self._answers:
+            self._answers.popleft().deliver()
+
     def deliver_now(self) -> None:
         """Deliver what is held so far; nobody who waits for it runs before this returns."""
         answers, self._answers = self._answers, deque()

@@ -170,7 +170,7 @@ def test_help_shows_defaults() -> None:
     for option in OURS:
         default = default_text(option)
         assert not default or f"default: {default})" in text, option.name
-    assert default_text(option_named("readahead")) == "8M"
+    assert default_text(option_named("readahead")) == "32M"
     assert default_text(option_named("dcache_timeout")) == "20"
     assert default_text(option_named("dcache_stat_timeout")) == "dcache_timeout"
     assert default_text(option_named("dir_cache")) == "yes"

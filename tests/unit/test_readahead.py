@@ -91,19 +91,54 @@ async def test_a_sequential_reader_soon_waits_no_more() -> None:
         await mount.close(fh)
 
 
-async def test_the_window_doubles_up_to_its_bound() -> None:
+async def windows(mount: Mount, pause: float = 0) -> list[int]:
+    """How far a reader, which takes `pause` for each block, is read ahead of."""
+    fh = await mount.open(b"f")
+    ahead = []
+    for i in range(100):
+        await mount.fs.read(fh, i * BLOCK, BLOCK)
+        await trio.sleep(pause)
+        ahead.append(max(offset + length for offset, length in reads(mount.remote)))
+        ahead[-1] -= (i + 1) * BLOCK
+    assert len(reads(mount.remote)) == len(set(reads(mount.remote)))
+    await mount.close(fh)
+    return ahead
+
+
+async def test_the_window_grows_to_its_bound_on_a_long_way() -> None:
     tree, _ = tree_of(32 * 1024 * KIB)
-    async with mounted(tree, config=VfsConfig(readahead=2 * 1024 * KIB)) as mount:
-        fh = await mount.open(b"f")
-        ahead = []
-        for i in range(100):
-            await mount.fs.read(fh, i * BLOCK, BLOCK)
-            ahead.append(max(offset + length for offset, length in reads(mount.remote)))
-            ahead[-1] -= (i + 1) * BLOCK
-        assert ahead[:4] == [256 * KIB, 512 * KIB, 1024 * KIB, 2048 * KIB]
+    config = VfsConfig(readahead=2 * 1024 * KIB)
+    async with mounted(tree, latency=1, config=config) as mount:
+        ahead = await windows(mount)
+        assert ahead[0] == 256 * KIB
         assert max(ahead) == 2048 * KIB
-        assert len(reads(mount.remote)) == len(set(reads(mount.remote)))
-        await mount.close(fh)
+        assert ahead.index(2048 * KIB) < 15
+
+
+async def test_the_window_is_no_larger_than_the_reader_needs() -> None:
+    tree, _ = tree_of(32 * 1024 * KIB)
+    async with mounted(tree, latency=1) as mount:
+        ahead = await windows(mount, pause=0.2)  # five blocks in a round trip
+        assert 5 * BLOCK <= max(ahead) <= 4 * 5 * BLOCK
+
+
+async def test_a_server_that_gives_no_more_is_not_asked_for_more() -> None:
+    """One block after the other comes, however many are asked for: that is no round trip."""
+    tree, _ = tree_of(32 * 1024 * KIB)
+    async with mounted(tree) as mount, trio.open_nursery() as nursery:
+        mount.remote.round_trip = 0.01
+
+        async def give() -> None:
+            while True:
+                mount.remote.hold()
+                await trio.sleep(1)
+                mount.remote.deliver_one()
+
+        await mount.number(b"f")
+        nursery.start_soon(give)
+        assert max(await windows(mount)) <= 1024 * KIB
+        nursery.cancel_scope.cancel()
+        mount.remote.release()
 
 
 async def test_nothing_is_asked_for_past_the_believed_end() -> None:
