@@ -283,8 +283,9 @@ def panels(points: Sequence[Point]) -> list[Panel]:
                 ("us each", times[0][1]),
                 ("us to the first", _curve(points, "directory", "first")),
             ]
-        drawn.append(Panel(f"time, us for each {unit}", across, times))
-        drawn.append(Panel("memory of the daemon, MiB", across, memory))
+        if any(line for _, line in memory):
+            drawn.append(Panel(f"time, us for each {unit}", across, times))
+            drawn.append(Panel("memory of the daemon, MiB", across, memory))
     return drawn
 
 

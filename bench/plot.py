@@ -128,7 +128,7 @@ def _bar(row: Row, axis: Axis, top: float) -> list[str]:
 
 @dataclass(frozen=True)
 class Panel:
-    """One diagram: lines of (x, y), each with a name."""
+    """One diagram: lines of (x, y), each with a name; at least one point, and none at 0."""
 
     title: str
     across: str
@@ -149,8 +149,6 @@ def panels(drawn: Sequence[Panel]) -> str:
 
 def _panel(panel: Panel, left: float, top: float) -> list[str]:
     points = [point for _, line in panel.lines for point in line]
-    if not points:
-        return [_text(left + 52, top + 18, f"{panel.title}: nothing measured")]
     across = _around([x for x, _ in points], left + 52, left + _WIDE - 16)
     # A flat line is to look flat: no axis shows less than a factor of a hundred.
     up = _around([y for _, y in points], top + _HIGH - 40, top + 44, least=100)
