@@ -602,8 +602,8 @@ def test_the_users_ciphers_are_obeyed(work: Workspace, server: Sshd, where: str)
 
 @pytest.mark.parametrize("ciphers", ["aes128-cbc", "nonsense"])
 def test_no_cipher_in_common(work: Workspace, server: Sshd, ciphers: str) -> None:
-    # asyncssh looks at the server's offer in a task of its own, and now and then sees that the server
-    # has hung up before that task has run (1 of 60 tries against its client alone): then it says so.
+    # asyncssh looks at the server's offer in a task of its own, and now and then sees that the
+    # server has hung up before that task has run (1 of 60 tries with its client alone).
     for _ in range(5):
         result = work.mount(server.source("/"), *server.options(), f"Ciphers={ciphers}")
         if "Connection lost" not in result.stderr:
