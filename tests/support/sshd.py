@@ -179,6 +179,7 @@ class Sshd:
 
     def _settings(self, port: int) -> list[str]:
         settings = [
+            *self._extra,  # the first word on anything counts
             f"ListenAddress {HOST}",
             f"Port {port}",
             f"HostKey {self.host_key_path}",
@@ -196,7 +197,6 @@ class Sshd:
             "MaxAuthTries 20",
             f"LogLevel {self._log_level}",
             f"Subsystem sftp {self._sftp}",
-            *self._extra,
         ]
         # From 9.8 on, sshd shuts out addresses whose connections end badly; tests do that.
         if _knows("PerSourcePenalties=no"):
