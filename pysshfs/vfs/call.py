@@ -121,7 +121,7 @@ class Transfer(Call):
     """A READ or WRITE of `length` bytes at `offset`: `send` sends it on a session where the file
     is open under the given handle."""
 
-    __slots__ = ("is_counted", "is_kept", "lane", "length", "offset", "reads")
+    __slots__ = ("is_counted", "is_kept", "lane", "length", "offset", "reads", "sent_at")
 
     handle: OpenFileHandle
 
@@ -142,6 +142,7 @@ class Transfer(Call):
         # These belong to `vfs/lanes.py`.
         self.lane: Lane | None = None  # on which it is on its way
         self.is_counted = False
+        self.sent_at = 0.0  # of a WRITE; seconds of trio's clock
 
     def send_on(self, remote: RemoteFS) -> Reply[Any]:
         opened = self.handle.remote

@@ -16,6 +16,8 @@ from pysshfs.errors import FilesystemError
 from pysshfs.remotefs import OpenMode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pysshfs.remotefs import Attributes, RemoteFS, RemoteHandle
     from pysshfs.vfs.call import OpenFileHandle, Transfer
 
@@ -26,8 +28,10 @@ class Lane:
     def __init__(self, reads: bool, remote: RemoteFS | None = None) -> None:
         self.reads = reads
         self.remote = remote  # None until it is open
+        self.end: Callable[[], None] = lambda: None
         self.ready = trio.Event()  # it is open, or will not be
         self.is_lost = False
+        self.uses = 0  # how often a file was to be opened on it
         self.handles: dict[OpenFileHandle, RemoteHandle | None] = {}  # None: being opened
         self.in_flight = 0  # bytes of WRITEs
         self.unsettled: list[Transfer] = []  # WRITEs that wait for the fence

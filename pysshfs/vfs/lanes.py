@@ -15,8 +15,9 @@ what was written to the file later waits behind it. Whoever needs data to be on 
 the acknowledgements (`Writeback.drain`). While a file is being truncated its WRITEs take the first
 session only, which keeps them behind the truncation (`narrowed`, `Inode.resizing`).
 
-**Bounds.** Each session has at most `_WINDOW` bytes of WRITEs on its way; the rest waits here,
-where a lane that is opened later finds it. So no other request waits behind more than that.
+**Bounds.** Each session has at most `_WINDOW` bytes of WRITEs on its way, and all of them together
+no more than the link carries without a queue (`vfs/flow.py`); the rest waits here, where a lane
+that is opened later finds it. So no other request waits long behind them.
 
 **Losing a lane** loses nothing: what has no answer goes on on the first session, READs at once,
 WRITEs after a pause (the fence, as for a whole connection: `remote/connection.py`) in which what
@@ -39,6 +40,7 @@ import trio
 
 from pysshfs.errors import FilesystemError, PysshfsError
 from pysshfs.vfs.call import Transfer
+from pysshfs.vfs.flow import Flow
 from pysshfs.vfs.lane import Lane, Spread, Writes, open_alike
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ _FULL: Final = 0.006
 _MOST_HANDLES: Final = 64  # on one lane
 _MOST_LOSSES: Final = 3  # of lanes alone, in one session: then there is something wrong with them
 _FENCE: Final = 0.25  # seconds, or four round trips
+_IDLE: Final = 60.0  # seconds after which a lane without files is closed
 
 _Key: TypeAlias = "Inode | OpenFileHandle"
 
@@ -79,6 +82,7 @@ class Lanes:
         self._spreads: dict[tuple[OpenFileHandle, bool], Spread] = {}
         self._writes: dict[_Key, Writes] = {}
         self._narrowed: Counter[_Key] = Counter()
+        self._flow = Flow()
 
     @property
     def open_lanes(self) -> int:
@@ -98,6 +102,7 @@ class Lanes:
     def session_up(self, remote: RemoteFS) -> None:
         """From now on `remote` is the first session."""
         self._first = Lane(False, remote)
+        self._flow = Flow()
         self._refused = False
         self._losses = 0
 
@@ -116,11 +121,22 @@ class Lanes:
                 opened = lane.handles.pop(handle, None)
                 if opened is not None and lane.remote is not None:
                     self._calls.close_on(lane.remote, opened)
+                if not lane.handles and self._nursery is not None:
+                    self._nursery.start_soon(self._close_unless_used, lane, lane.uses)
+
+    async def _close_unless_used(self, lane: Lane, uses: int) -> None:
+        await trio.sleep(_IDLE)
+        if lane.uses == uses and not lane.is_lost:
+            self._drop(lane)
+            lane.end()
 
     # --- what is sent ---------------------------------------------------------------------------
 
     def take(self, call: Transfer) -> bool:
         """Choose the session for a call that is to be sent now. False: it waits here."""
+        if call.handle.closed:  # nobody wants it
+            call.lane = self._first
+            return True
         if not call.is_counted:
             call.is_counted = True
             call.add_callback(self._finished)
@@ -177,7 +193,9 @@ class Lanes:
 
     def _put_on(self, call: Transfer, lane: Lane, writes: Writes) -> None:
         call.lane = lane
+        call.sent_at = trio.current_time()
         lane.in_flight += call.length
+        self._flow.in_flight += call.length
         writes.sent[call] = None
         writes.end = max(writes.end, call.offset + call.length)
         writes.elsewhere += lane is not self._first
@@ -196,7 +214,7 @@ class Lanes:
         lane = min(lanes, key=lambda lane: lane.in_flight, default=None)
         if lane is None or (lane.in_flight and lane.in_flight + call.length > _WINDOW):
             return None
-        return lane
+        return lane if self._flow.has_room(call.length) else None
 
     def _is_narrow(self, inode: Inode | None) -> bool:
         return inode is not None and (inode.resizing > 0 or inode in self._narrowed)
@@ -220,12 +238,19 @@ class Lanes:
             writes.waiting.remove(call)
         else:
             lane.in_flight -= call.length
+            self._acknowledged(call)
             del writes.sent[call]
             writes.elsewhere -= lane is not self._first
         writes.bytes -= call.length
         if not writes.bytes:
             del self._writes[key]
         self._pump()
+
+    def _acknowledged(self, call: Transfer) -> None:
+        if self._first is not None and self._first.remote is not None:
+            now, round_trip = trio.current_time(), self._first.remote.round_trip
+            self._flow.acknowledged(call.length, call.sent_at, now, round_trip)
+        self._flow.in_flight -= call.length
 
     def _pump(self) -> None:
         """Send what waits, as far as there is room: one WRITE of each file in turn."""
@@ -272,6 +297,7 @@ class Lanes:
                 return
             spread.opening += 1
             lane.handles[spread.handle] = None
+            lane.uses += 1
             self._nursery.start_soon(self._open_on, lane, spread)
 
     def _lane_to_use(self, spread: Spread) -> Lane | None:
@@ -311,7 +337,7 @@ class Lanes:
                 self._drop(lane)
         else:
             if self._first is first and not lane.is_lost:
-                lane.remote = extra
+                lane.remote, lane.end = extra, extra.end
             else:
                 extra.end()
         finally:

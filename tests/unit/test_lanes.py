@@ -128,6 +128,48 @@ async def test_what_is_read_at_random_stays_where_it_is() -> None:
         assert mount.remote.extras == []
 
 
+async def test_a_lane_that_nobody_uses_is_closed_after_a_while(small: None) -> None:
+    async with mounted(capabilities=_SMALL, latency=_FAR) as mount:
+        await mount.close(await spread_out(mount, b"one"))
+        await trio.sleep(lanes._IDLE / 2)
+        before = len(mount.remote.extras)
+        await mount.close(await spread_out(mount, b"two"))
+        assert len(mount.remote.extras) == before
+        await trio.sleep(lanes._IDLE / 2 + 1)
+        assert all(extra.is_up for extra in mount.remote.extras)
+        await trio.sleep(lanes._IDLE)
+        assert not any(extra.is_up for extra in mount.remote.extras)
+        assert mount.fs.server.lanes.open_lanes == 0
+        await mount.close(await spread_out(mount, b"three"))
+        assert len(mount.remote.extras) > before
+
+
+async def test_a_link_that_is_slow_is_not_flooded() -> None:
+    """A link that carries 1 MB a second: a request in between waits for what is on its way."""
+    async with mounted(latency=_FAR) as mount:
+        fh = await mount.create(b"large")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_carry_slowly, mount, 1_000_000)
+            await settle()
+            writing = start(nursery, mount.fs.write, fh, 0, content(40 << 20))
+            await trio.sleep(20)
+            assert not writing.done or mount.fs.server.lanes._flow.in_flight
+            assert mount.fs.server.lanes._flow.in_flight <= 1 << 20
+            nursery.cancel_scope.cancel()
+        for session in (mount.remote, *mount.remote.extras):
+            session.go_on()
+        await mount.close(fh)
+
+
+async def _carry_slowly(mount: Mount, rate: int) -> None:
+    while True:
+        sessions = (mount.remote, *mount.remote.extras)
+        for session in sessions:
+            session.stall()
+        await trio.sleep(OPENSSH.max_write / rate)
+        max(sessions, key=lambda session: len(session._stalled)).go_on(1)
+
+
 # --- when not -----------------------------------------------------------------------------------
 
 
