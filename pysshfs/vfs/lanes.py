@@ -118,11 +118,14 @@ class Lanes:
         for reads in (True, False):
             spread = self._spreads.pop((handle, reads), None)
             for lane in spread.lanes if spread is not None else ():
-                opened = lane.handles.pop(handle, None)
-                if opened is not None and lane.remote is not None:
-                    self._calls.close_on(lane.remote, opened)
-                if not lane.handles and self._nursery is not None:
-                    self._nursery.start_soon(self._close_unless_used, lane, lane.uses)
+                self._let_go(lane, handle, lane.handles.get(handle))
+
+    def _let_go(self, lane: Lane, handle: OpenFileHandle, opened: RemoteHandle | None) -> None:
+        lane.handles.pop(handle, None)
+        if opened is not None and lane.remote is not None:
+            self._calls.close_on(lane.remote, opened)
+        if not lane.handles and not lane.is_lost and self._nursery is not None:
+            self._nursery.start_soon(self._close_unless_used, lane, lane.uses)
 
     async def _close_unless_used(self, lane: Lane, uses: int) -> None:
         await trio.sleep(_IDLE)
@@ -362,9 +365,7 @@ class Lanes:
                 self._pump()
             else:
                 spread.refused |= lane.remote is not None
-                lane.handles.pop(handle, None)
-                if opened is not None and lane.remote is not None:
-                    self._calls.close_on(lane.remote, opened)
+                self._let_go(lane, handle, opened)
 
     # --- losing one alone -----------------------------------------------------------------------
 
