@@ -81,3 +81,15 @@ def test_a_certificate_that_cannot_be_used_is_passed_over() -> None:
     assert load_certificates(["/nonexistent", "/dev/null"], passed_over) == []
     assert len(passed_over) >= 1 and "/nonexistent" in passed_over[0]
     assert load_certificates(None, passed_over) == []
+
+
+def test_an_answer_that_was_needed_may_be_a_one_time_code() -> None:
+    credentials = Credentials(Terminal("code"), "given")
+    login(credentials, "password", "questions")
+    assert not credentials.has_answered  # not before the login is known to have taken it
+    credentials.settle()
+    assert credentials.has_answered
+    by_password = Credentials(Terminal(), "given")
+    login(by_password, "password")
+    by_password.settle()
+    assert not by_password.has_answered
