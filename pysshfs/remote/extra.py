@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_OPEN_SECONDS: Final = 30  # for the channel and its handshake
+_OPEN_SECONDS: Final = 30  # for a login; for a channel and its handshake
 
 
 class ExtraSessions:
@@ -42,31 +42,34 @@ class ExtraSessions:
         self._connections = connections
         self._further: list[Link] = []
         self._lost: list[Link] = []
+        self._starting: list[Link] = []  # for each session that is being opened
         self._connecting = trio.Lock()
         self._is_over = False
 
     async def open(self, beside: SftpRemote) -> SftpRemote:
         """One more session, for the directory of `beside`. Raises `PysshfsError`s."""
+        carrier = await self._carrier()
+        self._starting.append(carrier)
         try:
             with trio.fail_after(_OPEN_SECONDS):
-                carrier = await self._carrier()
                 session = await carrier.start_session(
                     lambda error: self._session_lost(session, error)
                 )
                 return await self._shake_hands(carrier, session, beside)
         except trio.TooSlowError:
             raise SftpRefusedError("the server does not answer") from None
+        finally:
+            self._starting.remove(carrier)
 
     async def _shake_hands(
         self, carrier: Link, session: SftpSession, beside: SftpRemote
     ) -> SftpRemote:
-        self.sessions[session] = carrier
         try:
             await session.handshake()
         except BaseException:
-            self.sessions.pop(session, None)
             session.close()
             raise
+        self.sessions[session] = carrier
         return beside.beside(session)
 
     async def _carrier(self) -> Link:
@@ -78,7 +81,7 @@ class ExtraSessions:
                 await self._connect()
         if self._is_over:
             raise SftpRefusedError("the connection is being closed")
-        carried = list(self.sessions.values())
+        carried = [*self.sessions.values(), *self._starting]
         return min(self._further, key=carried.count, default=self._first)
 
     async def _connect(self) -> None:
@@ -88,8 +91,9 @@ class ExtraSessions:
             return
         link = self._new_link()
         try:
-            await link.log_in()
-        except PysshfsError as error:
+            with trio.fail_after(_OPEN_SECONDS):
+                await link.log_in()
+        except (PysshfsError, trio.TooSlowError) as error:
             log.info("no further connection: %s", error)
             self._connections = 1 + len(self._further)
             self._give_up(link)
