@@ -72,6 +72,11 @@ class DirectoryStream:
         self._seen: set[bytes] = set()
         self._handle: RemoteHandle | None = None
         self._in_flight: deque[Reply[list[DirectoryEntry] | None]] = deque()
+        self._sent_at: deque[float] = deque()  # of each of these, on the cache's clock
+        # The last reply's names, and until when their attributes may be believed: the first ones of
+        # a long listing are old when its last ones come.
+        self._newest = 0
+        self._newest_expires = 0.0
         self._depth = _FIRST_IN_FLIGHT
         self._complete = False
         self.begun_at = 0  # the tree's mutation counter when the snapshot was begun
@@ -111,6 +116,7 @@ class DirectoryStream:
         cached = tree.cache.listing(self.inode.number)
         if cached is not None:
             self._entries = cached.entries
+            self._newest = len(self._entries)
             self.expires = cached.expires
             self.begun_at = cached.begun_at
             self._complete = True
@@ -138,6 +144,7 @@ class DirectoryStream:
             return
         while len(self._in_flight) < self._depth:
             self._in_flight.append(self._tree.server.readdir(self._handle))
+            self._sent_at.append(self._tree.cache.clock())
 
     async def entry_at(self, index: int) -> ListedEntry | None:
         """The entry with this number, None past the end."""
@@ -161,6 +168,8 @@ class DirectoryStream:
         if not self._in_flight or self._in_flight[0] is not reply:
             return
         self._in_flight.popleft()
+        self._newest = len(self._entries)
+        self._newest_expires = self._sent_at.popleft() + self._tree.config.stat_timeout
         if entries is None:
             self._finish()
             return
@@ -173,6 +182,7 @@ class DirectoryStream:
         """The connection under this listing was lost: read on in a new one."""
         self.begun_at = -1  # what came before may be long past: it is not to be remembered
         self._in_flight.clear()
+        self._sent_at.clear()
         self._handle = None
         self._depth = _FIRST_IN_FLIGHT
         handle = await self._tree.server.opendir(self.inode.path())
@@ -242,7 +252,7 @@ class DirectoryStream:
         if self._reached > PLAIN_FROM and not self._is_looked_up:
             self._tree.cache.long_streams[self.inode.number] = self
             return ListReply(entry.name, number, stat.S_IFMT(attributes.mode), next_offset, None)
-        expires = self.expires
+        expires = self.expires if next_offset - 3 < self._newest else self._newest_expires
         known = inodes.child(self.inode, entry.name)
         newer = self._tree.cache.peek_attributes(number)
         if newer is not None and newer.expires > expires:
@@ -306,5 +316,6 @@ class DirectoryStream:
         """Give the server its handle back; nobody waits for that."""
         handle, self._handle = self._handle, None
         self._in_flight.clear()
+        self._sent_at.clear()
         if handle is not None:
             self._tree.server.closedir(handle)

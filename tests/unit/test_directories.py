@@ -445,3 +445,31 @@ def test_a_listing_gives_what_was_put_in() -> None:
     assert list(listing) == [(b"a", large), (b"\xff" * 255, None)]
     assert (len(listing), listing[0], listing.name(1)) == (2, (b"a", large), b"\xff" * 255)
     assert 256 < listing.size < 500
+
+
+async def test_attributes_are_as_old_as_the_reply_that_brought_them() -> None:
+    """The last names of a long listing come when the first ones are long out of date."""
+    tree, names = tree_with(5000)
+    async with mounted(tree, latency=4, config=CONFIG) as mount:
+        fh = await mount.fs.opendir(ROOT_NUMBER)
+        found = await taken(mount, fh, 0, 5000)
+        timeouts = [item.entry.attribute_timeout for item in found if item.entry is not None]
+        assert len(timeouts) == 5000 and trio.current_time() > 20
+        assert min(timeouts) > 0
+        again = await taken(mount, fh, 102, 1)
+        assert [item.name for item in again] == names[100:101]
+        assert again[0].entry is not None and again[0].entry.attribute_timeout == 0
+        await mount.fs.releasedir(fh)
+
+
+async def test_a_listing_that_is_remembered_tells_attributes_for_as_long_as_they_hold() -> None:
+    tree, _ = tree_with(50)
+    async with mounted(tree, config=CONFIG) as mount:
+        await mount.names()
+        mount.forget_all()
+        await trio.sleep(4)
+        fh = await mount.fs.opendir(ROOT_NUMBER)
+        found = await taken(mount, fh, 0, 50)
+        timeouts = {item.entry.attribute_timeout for item in found if item.entry is not None}
+        assert timeouts == {6}
+        await mount.fs.releasedir(fh)
