@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # What an entry of the metadata cache takes in all its tables, and a name of a cached listing with
 # the index by which it is found (bytes, measured).
-ENTRY_BYTES: Final = 1400
+ENTRY_BYTES: Final = 1500
 NAME_BYTES: Final = 210
 
 

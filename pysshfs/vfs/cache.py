@@ -192,8 +192,8 @@ class MetadataCache:
     def measure(self) -> None:
         """Note in the budget what is held, by the number of entries."""
         tables = (self._attributes, self._links, self._absent, self._lately_absent)
-        entries = sum(cache.currsize for cache in tables)
-        self._budget.metadata.held = int(entries * ENTRY_BYTES / len(tables))
+        entries = sum(cache.currsize for cache in tables) + self.names.count
+        self._budget.metadata.held = int(entries * ENTRY_BYTES / (len(tables) + 1))
         names = self._listings.currsize + self._long_listings.currsize
         self._budget.listings.held = int(names * NAME_BYTES)
 

@@ -50,6 +50,11 @@ class KnownNames:
             getsizeof=lambda known: known.counted + 1,
         )
 
+    @property
+    def count(self) -> int:
+        """How many names, and directories, are held."""
+        return int(self._directories.currsize)
+
     def begin(self, number: int, names: Iterable[bytes]) -> None:
         """These are all the names in this directory now."""
         if self._timeout:
