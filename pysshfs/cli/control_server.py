@@ -107,6 +107,7 @@ class ControlServer:
         self._since = time.time()
         self._listener: trio.SocketListener | None = None
         self._path: Path | None = None
+        self._socket_inode = 0
 
     def open(self) -> None:
         """Listen. Without a place for the socket the mount works all the same."""
@@ -114,6 +115,7 @@ class ControlServer:
             self._path = private_directory(os.geteuid()) / f"{self._session.connection}.sock"
             self._path.unlink(missing_ok=True)  # of a daemon that was killed; the number is ours
             listening = trio.socket.from_stdlib_socket(self._bound(self._path))
+            self._socket_inode = self._path.stat().st_ino
             self._listener = trio.SocketListener(listening)
         except OSError as error:
             log.warning("no control socket: %s", error)
@@ -128,7 +130,10 @@ class ControlServer:
 
     def close(self) -> None:
         if self._path is not None:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                # Once unmounted, the connection's number may be another mount's, and the name, too.
+                if self._path.stat().st_ino == self._socket_inode:
+                    self._path.unlink()
         if self._listener is not None:
             self._listener.socket.close()
 

@@ -207,6 +207,20 @@ class TestAnswers:
         assert trio.current_time() - began < 10
 
 
+async def test_a_daemon_that_ends_leaves_the_socket_of_the_next_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The kernel gives the number of an unmounted connection to the next mount at once."""
+    monkeypatch.setattr("pysshfs.cli.control_server.private_directory", lambda _uid: tmp_path)
+    first, second = Daemon()._server, Daemon()._server
+    first.open()
+    second.open()
+    first.close()
+    assert (tmp_path / "7.sock").exists()
+    second.close()
+    assert not (tmp_path / "7.sock").exists()
+
+
 # --- in words -----------------------------------------------------------------------------------
 
 
