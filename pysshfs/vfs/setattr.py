@@ -150,15 +150,18 @@ class SetAttr:
         writeback = self._tree.writeback_of(inode)
         if change.size is None:
             await writeback.go_ahead()
-            return await self._follow(inode, file, change)
-        async with writeback.appending:  # an append reckons with the size until its data is taken
-            await writeback.go_ahead()
-            return await self._follow(inode, file, change)
+            told = self._follow(inode, file, change)
+        else:
+            async with writeback.appending:  # an append reckons with the size until it is taken
+                await writeback.go_ahead()
+                told = self._follow(inode, file, change)
+        return told or await self._change_and_wait(inode, file, change)
 
-    async def _follow(self, inode: Inode, file: OpenFile, change: AttributeChange) -> Told:
+    def _follow(self, inode: Inode, file: OpenFile, change: AttributeChange) -> Told | None:
+        """None when it was changed otherwise while we waited, so that it is not known any more."""
         tree, writeback, expected = self._tree, self._tree.writeback_of(inode), inode.expected
-        if expected is None:  # changed otherwise while we waited
-            return await self._change_and_wait(inode, file, change)
+        if expected is None:
+            return None
         changing = tree.server.fsetstat_behind(file.handle, change)
         if changing.done:
             changing.result()  # refused without being sent
@@ -200,8 +203,7 @@ class SetAttr:
                 tree.changed_to(inode, expected if is_as_before else None)
             raise
         if pending is None or inode.expected is not pending:
-            told = found.attributes._replace(size=max(found.attributes.size or 0, writeback.end))
-            return Told(tree.in_local_terms(inode, found._replace(attributes=told)), False)
+            return Told(tree.in_local_terms(inode, found), is_certain=False)
         inode.known_size = found.attributes.size or 0
         known = tree.changed_to(inode, found)
         return self._foretold(inode, found) if known is None else Told(known)

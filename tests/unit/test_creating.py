@@ -330,3 +330,21 @@ async def test_a_directory_that_others_put_in_the_place_of_ours_is_another() -> 
         mount.tree.write_file(b"d/x", b"")
         await trio.sleep(2)
         assert await mount.find(b"d/x") is not None
+
+
+async def test_a_size_is_set_when_the_file_was_changed_during_an_append() -> None:
+    async with mounted(latency=1) as mount:
+        fs = mount.fs
+        flags = os.O_RDWR | os.O_APPEND
+        opened, entry = await fs.create(ROOT_NUMBER, b"f", 0o600, flags)
+        async with trio.open_nursery() as nursery:
+            appending = start(nursery, fs.write, opened.fh, 0, b"0123456789")
+            await settle()  # it asks where the file ends
+            change = AttributeChange(size=4)
+            cutting = start(nursery, fs.setattr, entry.number, change, opened.fh)
+            await settle()
+            fs.tree.changed(fs.tree.inodes.get(entry.number))
+        assert appending.result().written == 10
+        assert cutting.result().attributes.size == 4
+        await mount.close(opened.fh)
+        assert mount.tree.find(b"f").data == b"0123"
