@@ -72,10 +72,10 @@ def test_a_huge_directory_lists_every_name_once(place: Place) -> None:
     for number in range(110_000):
         os.mknod(huge / f"name-{number:06d}")
     assert place.call(contract.names_in_huge, "huge") == [110_000, 110_000]
-    # A second one, from whatever is remembered, is as whole.
-    assert place.call(contract.names_in_huge, "huge") == [110_000, 110_000]
     # Names that nobody asked for by themselves are not kept in memory, but have their numbers.
     assert status(place.mount)["inodes"] < 105_000
+    # A second one, from whatever is remembered, is as whole.
+    assert place.call(contract.names_in_huge, "huge") == [110_000, 110_000]
     place.call(contract.numbers_in_huge, "huge", 99_000, 103_000)
 
 
