@@ -75,8 +75,8 @@ class Far:
 
 
 @contextlib.contextmanager
-def _far(directory: Path, *config: str) -> Iterator[Far]:
-    with Sshd(extra_config=config) as sshd, Proxy(sshd.port, _FAR) as proxy:
+def _far(directory: Path, max_sessions: int = 1000) -> Iterator[Far]:
+    with Sshd(max_sessions=max_sessions) as sshd, Proxy(sshd.port, _FAR) as proxy:
         sshd.trust(proxy.port)
         yield Far(directory, sshd, proxy)
 
@@ -156,7 +156,7 @@ def test_names_are_answered_while_a_copy_stands_still(far: Far, which: str) -> N
 
 
 def test_a_server_that_allows_one_session_only(tmp_path: Path) -> None:
-    with _far(tmp_path, "MaxSessions 1") as far, far.mount() as mount:
+    with _far(tmp_path, max_sessions=1) as far, far.mount() as mount:
         for copy in (_copy_in(far, mount), _copy_out(far, mount)):
             _ended_well(copy)
         assert (far.served / "written").read_bytes() == _CONTENT

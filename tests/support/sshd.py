@@ -53,6 +53,7 @@ class Sshd:
         sftp: str = INTERNAL_SFTP,
         log_level: str = "VERBOSE",
         extra_config: Sequence[str] = (),
+        max_sessions: int = 1000,
         start_limit: float = 15.0,
     ) -> None:
         self.host = HOST
@@ -65,6 +66,7 @@ class Sshd:
         self.log_path = self.directory / "sshd.log"
         self._config = self.directory / "sshd_config"
         self._sftp, self._log_level, self._extra = sftp, log_level, tuple(extra_config)
+        self._max_sessions = max_sessions  # on one connection
         self._start_limit = start_limit
         self._listener: subprocess.Popen[bytes] | None = None
         for key in (self.host_key_path, self.client_key):
@@ -179,7 +181,6 @@ class Sshd:
 
     def _settings(self, port: int) -> list[str]:
         settings = [
-            *self._extra,  # the first word on anything counts
             f"ListenAddress {HOST}",
             f"Port {port}",
             f"HostKey {self.host_key_path}",
@@ -193,10 +194,11 @@ class Sshd:
             "KbdInteractiveAuthentication no",
             "PrintMotd no",
             "MaxStartups 1000",
-            "MaxSessions 1000",
+            f"MaxSessions {self._max_sessions}",
             "MaxAuthTries 20",
             f"LogLevel {self._log_level}",
             f"Subsystem sftp {self._sftp}",
+            *self._extra,
         ]
         # From 9.8 on, sshd shuts out addresses whose connections end badly; tests do that.
         if _knows("PerSourcePenalties=no"):
