@@ -189,6 +189,7 @@ class ControlServer:
             nursery.start_soon(_cancel_at_the_end, stream, nursery.cancel_scope)
             try:
                 await self._filesystem.flush_all()
+                self._filesystem.raise_broken_promise()
                 answer = {"ok": True}
             except PysshfsError as error:
                 answer = {"error": str(error)}

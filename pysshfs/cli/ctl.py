@@ -256,7 +256,8 @@ def _deliver(path: Path) -> None:
     Raises `_NotDeliveredError`, and OSError or ValueError when the daemon does not answer at all.
     """
     before = ask(path, "status", 1.0)
-    if not before.get("unacknowledged_bytes"):
+    kinds = "unacknowledged_bytes", "unanswered_operations", "unreported_failures"
+    if not any(before.get(kind) for kind in kinds):
         return
     code, words = ExitCode.FAILURE, ""
     try:

@@ -253,8 +253,12 @@ class _End:
     def give_up_rest(self) -> None:
         """What is not delivered by now is saved here, and whatever still waits fails."""
         undelivered = self._filesystem.tree.writebacks.unacknowledged
-        if undelivered:
-            log.error("%d written bytes did not reach the server", undelivered)
+        promised = len(self._filesystem.tree.promises)
+        if undelivered or promised:
+            log.error(
+                "%d written bytes, and %d operations, did not reach the server",
+                undelivered, promised,
+            )
             if self.code is ExitCode.OK:
                 self.code = ExitCode.UNDELIVERED
         self._filesystem.end("unmounting")
@@ -324,6 +328,7 @@ async def _vfs_config(settings: Settings, connection: ServerConnection) -> VfsCo
         kernel_cache=settings.kernel_cache,
         hardlinks=not settings.disable_hardlink,
         fsync_on_close=settings.fsync_on_close,
+        async_ops=settings.async_ops,
         strict_ambiguity=settings.strict_ambiguity,
         uid=settings.uid,
         gid=settings.gid,

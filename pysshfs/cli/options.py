@@ -109,6 +109,7 @@ class Settings(NamedTuple):
     timeout: float = 0.0  # 0: for ever
     others_timeout: float = 60.0  # 0: for ever
     interrupt_grace: float = 2.0
+    async_ops: bool = False
     strict_ambiguity: bool = False
     fsync_on_close: bool = False
     undelivered_quota: int = 1 << 30
@@ -181,6 +182,8 @@ _OURS = (
           " takes; 0: for ever", "SECS", 60.0, bounds=_TIMES),
     _ours("interrupt_grace", Kind.SECONDS, "how long an interrupted call that changes the server"
           " waits for its reply", "SECS", 2.0, bounds=_TIMES),
+    _ours("async_ops", Kind.FLAG, "making and removing names, and close, do not wait for the"
+          " server; errors come later"),
     _ours("strict_ambiguity", Kind.FLAG, "a create, mkdir, symlink or link whose reply was lost"
           " fails; it is not decided by looking"),
     _ours("fsync_on_close", Kind.FLAG, "close waits until the server has synced the file"),

@@ -42,8 +42,9 @@ def connection_text(state: dict[str, Any], now: float) -> str:
 
 def undelivered_text(state: dict[str, Any], now: float) -> str:
     """What has not reached the server, and how the connection to it fares."""
-    count = state["unacknowledged_bytes"]
-    return f"{count:,} bytes are not delivered yet; connection {connection_text(state, now)}"
+    count, promised = state["unacknowledged_bytes"], state.get("unanswered_operations", 0)
+    what = f"{count:,} bytes" + (f" and {promised:,} operations" if promised else "")
+    return f"{what} are not delivered yet; connection {connection_text(state, now)}"
 
 
 def _answered(state: dict[str, Any], now: float) -> list[str]:
@@ -64,11 +65,21 @@ def _answered(state: dict[str, Any], now: float) -> list[str]:
         f"  settings     {_settings(state['kernel'])}",
         *_requests(state["requests"]),
         f"  buffered     {state['unacknowledged_bytes']:,} bytes not acknowledged",
+        *_promised(state),
         *(f"  undelivered  {name}" for name in state["undelivered"]),
         f"  memory       {state['cache_bytes']:,} of {state['cache_size']:,} bytes: "
         + ", ".join(f"{state[f'{name}_bytes']:,} {words}" for name, words in _SHARES),
         f"  tables       {state['inodes']:,} inodes, {state['open_files']} open files",
     ]
+
+
+def _promised(state: dict[str, Any]) -> list[str]:
+    """With `async_ops` only."""
+    open_, broken = state.get("unanswered_operations"), state.get("unreported_failures")
+    lines = [f"  promised     {open_:,} operations not answered"] if open_ else []
+    if broken:
+        lines.append(f"  promised     {broken:,} failures that no program has been told of")
+    return lines
 
 
 def _link(state: dict[str, Any]) -> str:

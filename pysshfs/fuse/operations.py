@@ -314,5 +314,5 @@ class Operations(pyfuse3.Operations):
         await self._fs.releasedir(fh)
 
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        """Names are changed on the server before the call that changes them returns."""
+        await self._fs.fsyncdir(fh)
 

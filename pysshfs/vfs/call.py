@@ -31,11 +31,23 @@ class OpenFileHandle:
     used any more. `twin` is the same file on the session for copies (`vfs/copying.py`).
     """
 
-    __slots__ = ("closed", "inode", "is_own", "mode", "opened_path", "remote", "stale", "twin")
+    __slots__ = (
+        "closed",
+        "inode",
+        "is_own",
+        "mode",
+        "opened_path",
+        "remote",
+        "stale",
+        "twin",
+        "waiting",
+    )
 
-    def __init__(self, remote: RemoteHandle, mode: OpenMode, path: bytes) -> None:
+    def __init__(self, remote: RemoteHandle | None, mode: OpenMode, path: bytes) -> None:
         self.is_own = OpenMode.EXCLUSIVE in mode  # it was created by being opened
         self.remote: RemoteHandle | None = remote
+        # Calls that wait until the file is open for the first time; None when it is, or was.
+        self.waiting: list[Call] | None = [] if remote is None else None
         self.mode = mode & ~(OpenMode.CREATE | OpenMode.EXCLUSIVE | OpenMode.TRUNCATE)
         self.opened_path = path
         self.inode: Inode | None = None
@@ -70,6 +82,7 @@ class Call(Reply[Any]):
     caller: caller.Caller | None = None
     doubt: Doubt | None = None
     opens: tuple[OpenMode, bytes] | None = None
+    fills: OpenFileHandle | None = None  # the handle that programs use already
 
     def __init__(
         self,
@@ -164,6 +177,7 @@ class Change(Call):
     __slots__ = (
         "caller",
         "doubt",
+        "fills",
         "finished_at",
         "is_kept",
         "late",
@@ -189,6 +203,7 @@ class Change(Call):
         self.late = late
         self.caller = caller.current.get()
         self.opens: tuple[OpenMode, bytes] | None = None
+        self.fills: OpenFileHandle | None = None
         self.is_kept = False
         self.told = False  # a lookup of the same thread was told that it has not happened
         self.finished_at: float | None = None

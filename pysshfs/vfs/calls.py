@@ -43,11 +43,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pysshfs.remotefs import Capabilities, RemoteFS
+    from pysshfs.vfs.repeat import Doubt
 
 log = logging.getLogger(__name__)
 
 # A request that makes the server break the protocol each time is given up after as many sessions.
 _MOST_VIOLATIONS: Final = 3
+# How many looks are out together while a new session is made ready.
+_LOOKS_AT_ONCE: Final = 64
 
 
 class Calls:
@@ -114,7 +117,9 @@ class Calls:
         serial = call.serial = self._next_serial
         self._next_serial = serial + 1
         self._calls[serial] = call
-        if self._remote is not None:
+        if handle is not None and handle.waiting is not None:
+            handle.waiting.append(call)
+        elif self._remote is not None:
             self._transmit(call, self._remote)
         else:
             self.on_demand()
@@ -205,6 +210,8 @@ class Calls:
 
     def _fail(self, call: Call, error: BaseException) -> None:
         del self._calls[call.serial]
+        if call.fills is not None:
+            self._not_opened(call.fills, error)
         call.set_error(error)
         if isinstance(call, Change):
             self._outcome_known(call)
@@ -217,6 +224,8 @@ class Calls:
     def _opened(
         self, call: Call, mode: OpenMode, path: bytes, remote: RemoteHandle
     ) -> OpenFileHandle:
+        if call.fills is not None:
+            return self._filled(call.fills, remote)
         handle = OpenFileHandle(remote, mode, path)
         if not call.is_abandoned:
             self._files[handle] = None
@@ -229,6 +238,27 @@ class Calls:
         closing = remote.close(handle)
         closing.add_callback(_log_close)
         return closing
+
+    def _filled(self, handle: OpenFileHandle, remote: RemoteHandle) -> OpenFileHandle:
+        """A file that programs use already is open now: what was called on it is sent, in order.
+        (While a new session is made ready, `resume` does that.)"""
+        handle.remote = remote
+        self._files[handle] = None
+        waiting, handle.waiting = handle.waiting or (), None
+        for call in waiting:
+            if self._remote is not None and call.serial in self._calls:
+                self._transmit(call, self._remote)
+        return handle
+
+    def _not_opened(self, handle: OpenFileHandle, error: BaseException) -> None:
+        """It was refused: so is everything that was called on it, and will be."""
+        if not isinstance(error, FilesystemError):
+            raise error
+        handle.stale = error
+        waiting, handle.waiting = handle.waiting or (), None
+        for call in waiting:
+            if call.serial in self._calls:
+                self._fail(call, error)
 
     # --- callers who leave --------------------------------------------------------------------
 
@@ -322,6 +352,8 @@ class Calls:
         handle = call.handle
         if handle is not None and handle.stale is not None:
             self._fail(call, handle.stale)
+        elif handle is not None and handle.waiting is not None:
+            pass  # its turn comes when the file is open
         elif handle is not None and handle.remote is None:
             self._fail(call, StaleHandleError("closed meanwhile"))
         else:
@@ -329,23 +361,48 @@ class Calls:
 
     async def _settle(self, remote: RemoteFS) -> None:
         """Find out about each call that must not be repeated blindly, oldest first: a later one
-        may rest on an earlier."""
+        may rest on an earlier. What programs were told is done are calls on different names
+        (`vfs/promises.py`), and may be many: they are looked at together."""
+        kept = [call for call in self._calls.values() if call.is_kept]
+        await self._settle_together(kept, remote)
         for call in list(self._calls.values()):
             if not call.lost or call.doubt is None or call.serial not in self._calls:
                 continue
             if RULES[call.method] is Rule.GONE and not call.is_abandoned:
                 continue  # it is repeated; only what nobody waits for must not be any more
-            try:
-                done = await call.doubt.settle(remote)
-            except ConnectionLostError:
-                raise
-            except FilesystemError as error:
-                log.warning("%s %s: %s", call.method, _shown(call), error)
-                self._settled(call, error)
-            else:
-                if done is not None and done.handle is not None and self._is_left(call):
-                    remote.close(done.handle)
-                self._settled(call, done)
+            await self._settle_one(call, call.doubt, remote)
+
+    async def _settle_together(self, calls: list[Call], remote: RemoteFS) -> None:
+        limiter = trio.CapacityLimiter(_LOOKS_AT_ONCE)
+        lost: list[ConnectionLostError] = []
+
+        async def settle(call: Call, doubt: Doubt) -> None:
+            async with limiter:
+                try:
+                    if not lost and call.serial in self._calls:
+                        await self._settle_one(call, doubt, remote)
+                except ConnectionLostError as error:
+                    lost.append(error)
+
+        async with trio.open_nursery() as nursery:
+            for call in calls:
+                if call.lost and call.doubt is not None and RULES[call.method] is Rule.LOOK:
+                    nursery.start_soon(settle, call, call.doubt)
+        if lost:
+            raise lost[0]
+
+    async def _settle_one(self, call: Call, doubt: Doubt, remote: RemoteFS) -> None:
+        try:
+            done = await doubt.settle(remote)
+        except ConnectionLostError:
+            raise
+        except FilesystemError as error:
+            log.warning("%s %s: %s", call.method, _shown(call), error)
+            self._settled(call, error)
+        else:
+            if done is not None and done.handle is not None and self._is_left(call):
+                remote.close(done.handle)
+            self._settled(call, done)
 
     def _is_left(self, call: Call) -> bool:
         return call.is_abandoned or call.serial not in self._calls

@@ -26,6 +26,7 @@ class VfsConfig(NamedTuple):
     kernel_cache: bool = False
     hardlinks: bool = True
     fsync_on_close: bool = False
+    async_ops: bool = False  # tell programs that it is done before the server says so
     strict_ambiguity: bool = False  # EIO for what cannot be told for certain after a lost reply
     # Owner shown for every file; None shows the server's.
     uid: int | None = None

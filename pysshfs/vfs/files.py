@@ -26,6 +26,7 @@ from pysshfs.errors import FX_FAILURE, FilesystemError, RemoteStatusError
 from pysshfs.remotefs import AttributeChange, OpenMode
 from pysshfs.reply import unless_interrupted
 from pysshfs.vfs import diagnose
+from pysshfs.vfs.ahead import Ahead
 from pysshfs.vfs.expected import Expected
 from pysshfs.vfs.repeat import Truncating, Version, is_missing
 from pysshfs.vfs.sanity import MAX_SIZE
@@ -103,6 +104,7 @@ class Files:
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
+        self._ahead = Ahead(tree)
 
     # --- opening ----------------------------------------------------------------------------
 
@@ -211,6 +213,8 @@ class Files:
         """
         tree = self._tree
         path = tree.child_path(parent, name)
+        if await self._ahead.may_make(parent, name):
+            return self._create_ahead(parent, name, mode, flags)
         known = tree.inodes.child(parent, name)
         if known is not None and known.writeback is not None:
             await known.writeback.drain()  # the look at it is to find its size with this data
@@ -253,6 +257,15 @@ class Files:
             doubt.made(found)
             attributes = self._made(file, found, attributes, mode)
         return inode, file, attributes
+
+    def _create_ahead(
+        self, parent: Inode, name: bytes, mode: int, flags: int
+    ) -> tuple[Inode, OpenFile, FileAttributes]:
+        is_strict = bool(flags & os.O_EXCL)
+        made = self._ahead.create(parent, name, mode, open_mode(flags), is_strict)
+        file = self._register(made.inode, made.handle, flags)
+        made.inode.data_version = None
+        return made.inode, file, made.attributes
 
     def _made(
         self, file: OpenFile, found: Attributes, attributes: FileAttributes, mode: int
@@ -389,7 +402,14 @@ class Files:
         return end
 
     async def flush(self, file: OpenFile) -> None:
-        """close(2): everything written is acknowledged, or its error is raised here."""
+        """close(2): everything written is acknowledged, or its error is raised here. With
+        `async_ops`, it is on its way, and what failed until now is raised."""
+        writeback = file.inode.writeback
+        if self._tree.promises.enabled and not self._tree.config.fsync_on_close:
+            if writeback is not None:
+                writeback.push()
+                await self._report_error(file, writeback)
+            return
         await self._deliver(file)
         writeback = file.inode.writeback
         if self._tree.config.fsync_on_close and writeback is not None and writeback.unsynced:
@@ -434,6 +454,10 @@ class Files:
         self._unregister(file)
         if writeback.error_sequence > file.error_seen:
             log.error("data written to %r was not delivered after its close", file.inode)
+            directory = file.inode.parent
+            if self._tree.promises.enabled and directory is not None:
+                error = FilesystemError(errno.EIO, "data was not delivered after its close")
+                self._tree.promises.broken(repr(file.inode.name), directory, error)
 
     def _unregister(self, file: OpenFile) -> None:
         inode = file.inode

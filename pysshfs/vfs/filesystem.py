@@ -79,7 +79,7 @@ class Filesystem:
         self.tree = Tree(self.server, config, clock)
         self.server.on_reopened = self.tree.reopened
         self.server.on_lost = self.tree.files_ahead.clear
-        self.server.on_given_up = self.tree.writebacks.given_up
+        self.server.on_given_up = self._given_up
         self._salvage = Salvage(store)
         self.tree.writebacks.on_undelivered = self._salvage.add
         self._statistics = _ROOMY  # as last told by the server
@@ -102,9 +102,19 @@ class Filesystem:
             nursery.start_soon(self._salvage.run)
             nursery.start_soon(self.server.lanes.run)
 
+    def _given_up(self, error: ConnectionLostError) -> None:
+        self.tree.writebacks.given_up(error)
+        self.tree.promises.wake_all()
+
     async def flush_all(self) -> None:
         """Deliver everything that was written, as far as the server takes it."""
+        await self.tree.promises.all_settled()
         await self.tree.writebacks.drain_all()
+        await self.tree.promises.all_settled()  # modes that were corrected meanwhile
+
+    def raise_broken_promise(self) -> None:
+        """With `async_ops`: raise an error that no program has been told of, once."""
+        self.tree.promises.raise_any_broken()
 
     def end(self, reason: str) -> None:
         """The mount ends: what is not delivered by now is saved, and nothing waits any more."""
@@ -319,6 +329,12 @@ class Filesystem:
         if stream is not None:
             stream.release()
 
+    async def fsyncdir(self, fh: int) -> None:
+        """What was promised of the names in this directory is done, or its error is raised."""
+        inode = self._directory(fh).inode
+        await self.tree.promises.settled_in(inode)
+        self.tree.promises.raise_broken(inode)
+
     # --- figures ----------------------------------------------------------------------------
 
     def statistics(self) -> dict[str, int]:
@@ -333,6 +349,8 @@ class Filesystem:
             "open_files": self.server.open_files,
             "open_directories": len(self._directories),
             "unacknowledged_bytes": self.tree.writebacks.unacknowledged,
+            "unanswered_operations": len(self.tree.promises),
+            "unreported_failures": self.tree.promises.unreported,
             "cache_hits": self.tree.cache.hits,
             "cache_misses": self.tree.cache.misses,
             "listed_ahead": self.tree.walk.fetched,

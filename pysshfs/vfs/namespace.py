@@ -17,6 +17,7 @@ from pysshfs.errors import FilesystemError, RemoteStatusError
 from pysshfs.remotefs import AttributeChange, OpenMode
 from pysshfs.reply import unless_interrupted
 from pysshfs.vfs import diagnose
+from pysshfs.vfs.ahead import Ahead
 from pysshfs.vfs.repeat import Removing, is_missing
 from pysshfs.vfs.sanity import NAME_MAX, FileAttributes, checked_link_target
 
@@ -41,6 +42,7 @@ class Namespace:
     def __init__(self, tree: Tree, streams: Callable[[], list[DirectoryStream]]) -> None:
         self._tree = tree
         self._streams = streams
+        self._ahead = Ahead(tree)
 
     # --- looking ----------------------------------------------------------------------------
 
@@ -150,6 +152,8 @@ class Namespace:
     # --- making -----------------------------------------------------------------------------
 
     async def mkdir(self, parent: Inode, name: bytes, mode: int) -> tuple[Inode, FileAttributes]:
+        if await self._ahead.may_make(parent, name):
+            return self._ahead.mkdir(parent, name, mode)
         path, doubt, late = self._about_to_make(parent, name, stat.S_IFDIR)
         making = self._tree.server.mkdir(path, mode & 0o7777, doubt, late)
         inode, attributes = await self._made(parent, name, doubt, making)
@@ -188,6 +192,8 @@ class Namespace:
     async def symlink(
         self, parent: Inode, name: bytes, target: bytes
     ) -> tuple[Inode, FileAttributes]:
+        if await self._ahead.may_make(parent, name):
+            return self._ahead.symlink(parent, name, target)
         path, doubt, late = self._about_to_make(parent, name, stat.S_IFLNK)
         making = self._tree.server.symlink(target, path, doubt, late)
         return await self._made(parent, name, doubt, making)
@@ -202,6 +208,7 @@ class Namespace:
             raise FilesystemError(errno.EPERM)
         if inode.writeback is not None:
             await inode.writeback.drain()
+        await tree.promises.all_settled()
         path, doubt, late = self._about_to_make(parent, name, inode.kind or stat.S_IFREG)
         making = tree.server.link(inode.path(), path, doubt, late)
         return await self._made(parent, name, doubt, making, diagnose.linking)
@@ -212,6 +219,7 @@ class Namespace:
         """A regular file; SFTP has no way to make anything else (EPERM, as mknod(2) has it)."""
         if not stat.S_ISREG(mode):
             raise FilesystemError(errno.EPERM)
+        await self._tree.promises.settled(self._tree.child_path(parent, name))
         path, doubt, late = self._about_to_make(parent, name, stat.S_IFREG)
         opening = self._tree.server.open_exclusively(
             path, OpenMode.WRITE, mode & 0o7777, doubt, late
@@ -256,14 +264,26 @@ class Namespace:
     # --- removing ------------------------------------------------------------------
 
     async def unlink(self, parent: Inode, name: bytes) -> None:
+        if await self._ahead.may_remove(parent, name):
+            path, doubt, _ = self._about_to_remove(parent, name)
+            removing = self._tree.server.remove(path, doubt, ahead=True)
+            self._removed(parent, name)
+            self._ahead.removed(parent, name, path, removing)
+            return
         path, doubt, late = self._about_to_remove(parent, name)
         await self._tree.server.remove(
             path, doubt, late, lambda reply: self._removal_answered(parent, name, reply)
         )
 
     async def rmdir(self, parent: Inode, name: bytes) -> None:
-        path, doubt, late = self._about_to_remove(parent, name)
         server = self._tree.server
+        if await self._ahead.may_remove_directory(parent, name):
+            path, doubt, late = self._about_to_remove(parent, name)
+            removing = server.rmdir(path, doubt, late, ahead=True)
+            self._removed(parent, name)
+            self._ahead.removed(parent, name, path, removing)
+            return
+        path, doubt, late = self._about_to_remove(parent, name)
         try:
             await server.rmdir(
                 path, doubt, late, lambda reply: self._removal_answered(parent, name, reply)

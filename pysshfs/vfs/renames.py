@@ -61,6 +61,7 @@ class Renames:
         """Replacing, or with RENAME_NOREPLACE not; exchanging is more than SFTP can (EINVAL)."""
         if flags & ~RENAME_NOREPLACE:
             raise FilesystemError(errno.EINVAL)
+        await self._tree.promises.all_settled()
         move = self._about_to_rename(parent, name, new_parent, new_name)
         with self._tree.moving(move.inode):
             if flags & RENAME_NOREPLACE:

@@ -150,14 +150,28 @@ class Marks:
 
     def __init__(self) -> None:
         self.uid: int | None = None  # who owns them
+        self.gid: int | None = None
+        self.umask = 0  # permissions that the server takes away
+        self.clock_ahead = 0.0  # the same as below, as near as whole seconds tell
         self._clock_ahead: float | None = None  # the server's clock minus ours, in seconds
 
-    def learn(self, made: Attributes, since: float) -> None:
-        """Something was made between `since` (our time) and now."""
-        self.uid = made.uid
+    @property
+    def is_known(self) -> bool:
+        """Whether it can be told beforehand what the next thing will be."""
+        return None not in (self.uid, self.gid, self._clock_ahead)
+
+    def learn(self, made: Attributes, since: float, permissions: int | None = None) -> None:
+        """Something was made between `since` (our time) and now, with these `permissions`."""
+        self.uid, self.gid = made.uid, made.gid
+        if permissions is not None and made.mode is not None:
+            self.umask = permissions & 0o777 & ~made.mode
         now = time.time()
         if made.mtime is not None and now - since <= _SLACK:  # else it says little of the clock
-            self._clock_ahead = made.mtime - now
+            last, self._clock_ahead = self._clock_ahead, made.mtime - now
+            # Its seconds are cut off, so the largest of what was seen lately is nearest.
+            if last is None or abs(self._clock_ahead - self.clock_ahead) > _SLACK:
+                self.clock_ahead = self._clock_ahead
+            self.clock_ahead = max(self.clock_ahead, self._clock_ahead)
 
     def is_ours(self, found: Attributes, since: float) -> bool:
         """Whether this may have been made by us between `since` (our time) and now."""
@@ -226,7 +240,7 @@ class Making:
 
     def made(self, found: Attributes) -> None:
         """It was made, and looks like this."""
-        self._marks.learn(found, self.since)
+        self._marks.learn(found, self.since, self.permissions)
 
     async def _is_ours(self, remote: RemoteFS, found: Attributes) -> bool:
         if stat.S_IFMT(found.mode or 0) != self._kind:

@@ -6,12 +6,13 @@ one, until it is answered. Nothing here suspends, and there is no state of its o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+import stat
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pysshfs.errors import FilesystemError, StaleHandleError
 from pysshfs.remotefs import OpenMode
 from pysshfs.reply import Reply
-from pysshfs.vfs.call import Call, Change, Opening, Transfer
+from pysshfs.vfs.call import Call, Change, OpenFileHandle, Opening, Transfer
 from pysshfs.vfs.calls import Calls
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
         RemoteFS,
         RemoteHandle,
     )
-    from pysshfs.vfs.call import OpenFileHandle
     from pysshfs.vfs.inodes import Inode
     from pysshfs.vfs.repeat import Doubt, Making, Moving, Removing, Truncating
 
@@ -54,8 +54,16 @@ class Server(Calls):
         doubt: Doubt | None = None,
         late: Callable[[], None] | None = None,
         answered: Callable[[Reply[T]], None] | None = None,
+        ahead: bool = False,
     ) -> Reply[T]:
-        return self.start_change(Change(self, method, send, words, handle, doubt, late), answered)
+        """`ahead`: programs are told that it is done before it is, so nobody takes it back."""
+        call = Change(self, method, send, words, handle, doubt, late)
+        if not ahead:
+            return self.start_change(call, answered)
+        reply = self._behind(call)
+        if answered is not None:
+            reply.add_callback(answered)
+        return reply
 
     # --- attributes -------------------------------------------------------------------------
 
@@ -109,11 +117,14 @@ class Server(Calls):
 
         def send(remote: RemoteFS) -> Reply[None]:
             try:
-                return remote.setstat(inode.path(), change)
+                path = inode.path()
+                is_link = inode.kind == stat.S_IFLNK
+                return (remote.lsetstat if is_link else remote.setstat)(path, change)
             except FilesystemError as error:
                 return Reply.failed(error)
 
-        return self._behind(Change(self, "setstat", send, (inode.number, change)))
+        method = "lsetstat" if inode.kind == stat.S_IFLNK else "setstat"
+        return self._behind(Change(self, method, send, (inode.number, change)))
 
     def fsetstat_behind(self, handle: OpenFileHandle, change: AttributeChange) -> Reply[None]:
         """Carried out after what was sent before, and awaited with it (`Writeback.follow`)."""
@@ -123,7 +134,7 @@ class Server(Calls):
 
         return self._behind(Change(self, "fsetstat", send, (handle, change), handle))
 
-    def _behind(self, call: Change) -> Reply[None]:
+    def _behind(self, call: Change) -> Reply[Any]:
         call.is_kept = True
         return self.start(call)
 
@@ -154,6 +165,22 @@ class Server(Calls):
         mode |= OpenMode.CREATE | OpenMode.EXCLUSIVE
         doubt.permissions, doubt.open_mode = permissions, mode
         return self._open_changing("open, exclusive", path, mode, permissions, doubt, late)
+
+    def open_ahead(
+        self, path: bytes, mode: OpenMode, permissions: int, doubt: Making
+    ) -> tuple[OpenFileHandle, Reply[OpenFileHandle]]:
+        """As `open_exclusively`, with a handle that can be used at once: what is called on it waits
+        until the file is open."""
+        mode |= OpenMode.CREATE | OpenMode.EXCLUSIVE
+        doubt.permissions, doubt.open_mode = permissions, mode
+
+        def send(remote: RemoteFS) -> Reply[RemoteHandle]:
+            return remote.open(path, mode, permissions)
+
+        call = Change(self, "open, exclusive", send, (path, mode, permissions), doubt=doubt)
+        call.opens = mode, path
+        call.fills = OpenFileHandle(None, mode, path)
+        return call.fills, self._behind(call)
 
     def _open_changing(
         self,
@@ -246,7 +273,13 @@ class Server(Calls):
         return Reply.of(None) if self._remote is None else self.close_on(self._remote, handle)
 
     def symlink(
-        self, target: bytes, path: bytes, doubt: Making, late: Callable[[], None]
+        self,
+        target: bytes,
+        path: bytes,
+        doubt: Making,
+        late: Callable[[], None],
+        *,
+        ahead: bool = False,
     ) -> Reply[None]:
         doubt.target = target
         return self._change(
@@ -255,6 +288,7 @@ class Server(Calls):
             (path, target),
             doubt=doubt,
             late=late,
+            ahead=ahead,
         )
 
     def link(
@@ -270,7 +304,13 @@ class Server(Calls):
         )
 
     def mkdir(
-        self, path: bytes, permissions: int, doubt: Making, late: Callable[[], None]
+        self,
+        path: bytes,
+        permissions: int,
+        doubt: Making,
+        late: Callable[[], None],
+        *,
+        ahead: bool = False,
     ) -> Reply[None]:
         doubt.permissions = permissions
         return self._change(
@@ -279,6 +319,7 @@ class Server(Calls):
             (path, permissions),
             doubt=doubt,
             late=late,
+            ahead=ahead,
         )
 
     def rmdir(
@@ -286,7 +327,9 @@ class Server(Calls):
         path: bytes,
         doubt: Removing,
         late: Callable[[], None],
-        answered: Callable[[Reply[None]], None],
+        answered: Callable[[Reply[None]], None] | None = None,
+        *,
+        ahead: bool = False,
     ) -> Reply[None]:
         return self._change(
             "rmdir",
@@ -295,6 +338,7 @@ class Server(Calls):
             doubt=doubt,
             late=late,
             answered=answered,
+            ahead=ahead,
         )
 
     def remove(
@@ -303,6 +347,8 @@ class Server(Calls):
         doubt: Removing,
         late: Callable[[], None] | None = None,
         answered: Callable[[Reply[None]], None] | None = None,
+        *,
+        ahead: bool = False,
     ) -> Reply[None]:
         return self._change(
             "remove",
@@ -311,6 +357,7 @@ class Server(Calls):
             doubt=doubt,
             late=late,
             answered=answered,
+            ahead=ahead,
         )
 
     def rename(

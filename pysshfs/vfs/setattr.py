@@ -20,6 +20,7 @@ import trio
 from pysshfs.errors import RemoteStatusError, UnsupportedError
 from pysshfs.reply import unless_interrupted
 from pysshfs.vfs import diagnose, idmap
+from pysshfs.vfs.ahead import Ahead, takes_nothing
 from pysshfs.vfs.call import OpenFileHandle
 from pysshfs.vfs.expected import KNOWN_SECONDS, NOTHING, Expected
 
@@ -47,19 +48,22 @@ class SetAttr:
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
+        self._ahead = Ahead(tree)
 
     async def setattr(
         self, inode: Inode, change: AttributeChange, file: OpenFile | None = None
     ) -> Told:
         """Change what is given; of the pairs (owner, times) one half may be missing."""
         change = self._in_servers_terms(change)
+        cached = self._seen_lately(inode)
+        if cached is not None and change != NOTHING and self._is_so(cached, change):
+            return Told(cached)
         own = self._own_file(inode, file)
         if own is not None and inode.expected is not None:
             await trio.lowlevel.checkpoint_if_cancelled()
             return await self._change_own(inode, inode.expected, own, change)
-        cached = self._seen_lately(inode)
-        if cached is not None and change != NOTHING and self._is_so(cached, change):
-            return Told(cached)
+        if await self._ahead.may_set(inode, change):
+            return Told(*self._ahead.set(inode, change))
         # Data on its way is delivered first: it would move the times, and the size, again.
         if inode.writeback is not None:
             if change.size is not None:
@@ -135,9 +139,19 @@ class SetAttr:
         half_times = (change.atime is None) != (change.mtime is None)
         if half_owner or half_times:
             change = await self._completed(inode, change)
-        if change.uid is None and change.mode is None:
+        if change.uid is None and self._is_awaited_later(expected, change):
+            await tree.promises.room()
             return await self._send_behind(inode, file, change)
+        if inode.parent is not None:
+            await tree.promises.settled(inode.path())
         return await self._change_and_wait(inode, file, change)
+
+    def _is_awaited_later(self, expected: Expected, change: AttributeChange) -> bool:
+        """Times and sizes are; a mode that takes nothing away is, too, with `async_ops`."""
+        if change.mode is None:
+            return True
+        before = expected.attributes.mode or 0
+        return self._tree.promises.enabled and takes_nothing(before, change.mode)
 
     def _foretold(self, inode: Inode, expected: Expected) -> Told:
         known = self._tree.foretold(inode)

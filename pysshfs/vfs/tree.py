@@ -23,6 +23,7 @@ from pysshfs.vfs.budget import Budget
 from pysshfs.vfs.cache import MetadataCache
 from pysshfs.vfs.inodes import InodeTable
 from pysshfs.vfs.prefetch import FilesAhead
+from pysshfs.vfs.promises import Promises
 from pysshfs.vfs.readahead import FileReader
 from pysshfs.vfs.repeat import Making, Marks, Version, is_missing
 from pysshfs.vfs.sanity import PATH_MAX, FileAttributes, checked_attributes
@@ -102,6 +103,7 @@ class Tree:
         self.walk = WalkAhead(self)
         self.files_ahead = FilesAhead(self)
         self.marks = Marks()
+        self.promises = Promises(self)
         self.kernel: KernelCache = _NoKernel()
         self.mutations = 0
         self._fetching: dict[int, _Fetch] = {}

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import outcome
 import trio
@@ -294,7 +294,7 @@ class Writeback:
             while not lanes.is_in_order(self._inode):
                 await self.drain()
 
-    def follow(self, reply: Reply[None], *, is_reported: bool = True) -> None:
+    def follow(self, reply: Reply[Any], *, is_reported: bool = True) -> None:
         """A change of attributes was sent behind what was written. Who waits for that waits for
         this; so is its failure reported."""
         self._begin()
@@ -304,7 +304,7 @@ class Writeback:
         lanes = self._pool.server.lanes
         lanes.narrow(self._inode)  # nor is what is written later carried out before it
 
-        def answered(reply: Reply[None]) -> None:
+        def answered(reply: Reply[Any]) -> None:
             lanes.widen(self._inode)
             del self._sent[serial]
             if reply.error is not None and is_reported:

@@ -68,6 +68,11 @@ class FakeFilesystem:
         self.delivering = 0.0
         self.flushes: list[str] = []
         self.refusal: Exception | None = None
+        self.broken: Exception | None = None
+
+    def raise_broken_promise(self) -> None:
+        if self.broken is not None:
+            raise self.broken
 
     def statistics(self) -> dict[str, int]:
         return {"inodes": 5, "open_files": 1, "unacknowledged_bytes": self.unacknowledged}

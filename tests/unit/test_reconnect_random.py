@@ -237,13 +237,19 @@ def found(node: Node) -> bytes | str:
 
 
 async def one_run(
-    seed: int, capabilities: Capabilities, tree: MemoryTree, *, hurried: bool
+    seed: int,
+    capabilities: Capabilities,
+    tree: MemoryTree,
+    *,
+    hurried: bool,
+    async_ops: bool = False,
 ) -> None:
     chance = random.Random(seed)
     config = VfsConfig(
         write_buffer=chance.choice([50, 10_000]),
         stat_timeout=chance.choice([0.0, 20.0]),
         negative_timeout=chance.choice([0.0, 1.0]),
+        async_ops=async_ops,
     )
     async with mounted(tree, capabilities=capabilities, config=config, latency=0.01) as mount:
         mount.remote.batch = 2
@@ -284,3 +290,9 @@ async def test_programs_at_work(seed: int, extension: bool, hurried: bool) -> No
     """`hurried`: each call is interrupted now and then, and made again."""
     capabilities = SMALL._replace(posix_rename=extension)
     await one_run(seed, capabilities, new_tree(), hurried=hurried)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("hurried", [True, False])
+async def test_programs_that_are_told_at_once(seed: int, hurried: bool) -> None:
+    await one_run(seed, SMALL, new_tree(), hurried=hurried, async_ops=True)

@@ -1,0 +1,256 @@
+"""The operations of `-o async_ops`: sent, and answered before the server does.
+
+`vfs/promises.py` has the rules and keeps the books; here is what each operation sends, what a
+program is told at once, and what is set right when the server refuses. Each comes in two parts: the
+question whether it may be promised, which waits for room and for what was promised of the same name
+before, and the operation, which does not suspend, so that nothing changes in between. Stateless but
+for the tree.
+"""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING, NamedTuple
+
+from pysshfs.remotefs import AttributeChange
+from pysshfs.vfs.expected import Expected
+from pysshfs.vfs.repeat import is_missing
+
+if TYPE_CHECKING:
+    from pysshfs.remotefs import Attributes, OpenMode
+    from pysshfs.reply import Reply
+    from pysshfs.vfs.call import OpenFileHandle
+    from pysshfs.vfs.inodes import Inode
+    from pysshfs.vfs.repeat import Making
+    from pysshfs.vfs.sanity import FileAttributes
+    from pysshfs.vfs.tree import Tree
+
+_DIRECTORY_SIZE = 4096  # bytes, until the server tells
+
+
+def _nobody_left() -> None:
+    """Nobody waits for what is promised, so nobody can leave while it is under way."""
+
+
+class Created(NamedTuple):
+    """A file that is open for its creator."""
+
+    inode: Inode
+    handle: OpenFileHandle
+    opening: Reply[OpenFileHandle]
+    attributes: FileAttributes
+
+
+class Ahead:
+    """Making names, removing them, and setting attributes, by promises."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+
+    # --- making -----------------------------------------------------------------------------
+
+    async def may_make(self, parent: Inode, name: bytes) -> bool:
+        promises = self._tree.promises
+        if not promises.enabled:
+            return False
+        await promises.know_names(parent)
+        await promises.settled(self._tree.child_path(parent, name))
+        if not promises.may_make(parent, name):
+            return False
+        await promises.room()
+        return promises.may_make(parent, name)
+
+    def mkdir(self, parent: Inode, name: bytes, mode: int) -> tuple[Inode, FileAttributes]:
+        tree = self._tree
+        doubt = tree.about_to_make(parent, name, stat.S_IFDIR)
+        making = tree.server.mkdir(doubt.path, mode & 0o7777, doubt, _nobody_left, ahead=True)
+        wanted = stat.S_IFDIR | mode & 0o777
+        inode, attributes, looking = self._new(parent, name, doubt, wanted, _DIRECTORY_SIZE)
+        self._promise(parent, name, inode, doubt, making, looking)
+        tree.made_directory(inode)
+        looking.add_callback(lambda reply: self._correct_mode(parent, inode, wanted, None, reply))
+        return inode, attributes
+
+    def symlink(
+        self, parent: Inode, name: bytes, target: bytes
+    ) -> tuple[Inode, FileAttributes]:
+        tree = self._tree
+        doubt = tree.about_to_make(parent, name, stat.S_IFLNK)
+        making = tree.server.symlink(target, doubt.path, doubt, _nobody_left, ahead=True)
+        inode, attributes, looking = self._new(
+            parent, name, doubt, stat.S_IFLNK | 0o777, len(target)
+        )
+        self._promise(parent, name, inode, doubt, making, looking)
+        tree.cache.store_link(inode.number, target)
+        return inode, attributes
+
+    def create(self, parent: Inode, name: bytes, mode: int, how: OpenMode, strict: bool) -> Created:
+        """The caller registers the open file, which keeps the inode."""
+        tree = self._tree
+        doubt = tree.about_to_make(parent, name, stat.S_IFREG, strict=strict)
+        handle, opening = tree.server.open_ahead(doubt.path, how, mode & 0o7777, doubt)
+        wanted = stat.S_IFREG | mode & 0o777
+        inode, attributes, looking = self._new(parent, name, doubt, wanted, 0)
+        handle.inode = inode
+        foreseen = tree.promises.foreseen(wanted, 0)
+        inode.expected = Expected(foreseen, True, tree.cache.clock())
+        tree.writeback_of(inode).follow(opening)
+        self._promise(parent, name, inode, doubt, opening, looking)
+        given = wanted
+        if wanted & tree.marks.umask:
+            # By the handle, so it cannot hit another's file; before whatever is asked for later.
+            given = wanted & ~tree.marks.umask
+            changing = tree.server.fsetstat_behind(handle, AttributeChange(mode=mode & 0o777))
+            tree.writeback_of(inode).follow(changing, is_reported=False)
+        looking.add_callback(lambda reply: self._correct_mode(parent, inode, wanted, given, reply))
+        return Created(inode, handle, opening, attributes)
+
+    def _new(
+        self, parent: Inode, name: bytes, doubt: Making, mode: int, size: int
+    ) -> tuple[Inode, FileAttributes, Reply[Attributes]]:
+        """What is told of the new thing; the look at it is sent."""
+        tree = self._tree
+        looking = tree.server.lstat(doubt.path)
+        foreseen = tree.promises.foreseen(mode, size)
+        inode, attributes = tree.adopt(parent, name, foreseen, tree.mutations)
+        tree.cache.drop_link(inode.number)
+        tree.promises.made(inode, foreseen, looking)
+        return inode, attributes, looking
+
+    def _promise(
+        self,
+        parent: Inode,
+        name: bytes,
+        inode: Inode,
+        doubt: Making,
+        making: Reply[OpenFileHandle] | Reply[None],
+        looking: Reply[Attributes],
+    ) -> None:
+        tree = self._tree
+
+        def not_made() -> None:
+            """The inode stays for who has it open; a lookup will find that it is not there."""
+            tree.refused_behind(inode)
+            tree.names_changed(parent)
+            tree.cache.drop_absent(parent.number, name)
+            tree.kernel.entry_changed(parent.number, name)
+
+        def looked(reply: Reply[Attributes]) -> None:
+            if making.done and making.error is None and reply.error is None:
+                doubt.made(reply.result())
+
+        tree.promises.keep(doubt.path, parent, making, not_made)
+        tree.promises.wait_for(doubt.path, looking)
+        looking.add_callback(looked)
+
+    def _correct_mode(
+        self,
+        parent: Inode,
+        inode: Inode,
+        wanted: int,
+        given: int | None,
+        reply: Reply[Attributes],
+    ) -> None:
+        """Undo the server's umask where that was not foreseen (`given`)."""
+        found = reply.result().mode if reply.error is None else None
+        if found is None or stat.S_IFMT(found) != stat.S_IFMT(wanted) or inode.told is None:
+            return
+        if found & 0o777 in (wanted & 0o777, None if given is None else given & 0o777):
+            return
+        if inode.parent is None:
+            return
+        # To what a program was told since, if it has changed the mode itself.
+        mode = found & 0o7000 | inode.told.mode & 0o777
+        path = inode.path()
+        changing = self._tree.server.setstat_behind(inode, AttributeChange(mode=mode))
+        self._tree.promises.keep(
+            path, inode.parent, changing, lambda: self._tree.refused_behind(inode)
+        )
+
+    # --- removing ---------------------------------------------------------------------------
+
+    async def may_remove(self, parent: Inode, name: bytes) -> bool:
+        promises = self._tree.promises
+        if not promises.enabled:
+            return False
+        await promises.settled(self._tree.child_path(parent, name))
+        if not promises.may_remove(parent, name):
+            return False
+        await promises.room()
+        return promises.may_remove(parent, name)
+
+    async def may_remove_directory(self, parent: Inode, name: bytes) -> bool:
+        """It must be known to be empty, too."""
+        if not await self.may_remove(parent, name):
+            return False
+        inode = self._tree.inodes.child(parent, name)
+        if inode is None or inode.kind != stat.S_IFDIR:
+            return False
+        return self._tree.cache.names.all_of(inode.number) == set()
+
+    def removed(self, parent: Inode, name: bytes, path: bytes, removing: Reply[None]) -> None:
+        """It was sent. That the name was gone already is no refusal."""
+        tree = self._tree
+
+        def still_there() -> None:
+            tree.names_changed(parent)
+            tree.cache.drop_absent(parent.number, name)
+            tree.kernel.entry_changed(parent.number, name)
+
+        tree.promises.keep(path, parent, removing, still_there, is_fine=is_missing)
+
+    # --- attributes -------------------------------------------------------------------------
+
+    async def may_set(self, inode: Inode, change: AttributeChange) -> bool:
+        """Times, and a mode that takes nothing away: who makes a secret of a file must know that it
+        is one before writing to it. An owner neither: programs forgive a refusal of that only if
+        they hear of it at once."""
+        promises = self._tree.promises
+        if not promises.enabled or inode.parent is None:
+            return False
+        await promises.settled(inode.path())
+        if not self._can_set(inode, change):
+            return False
+        await promises.room()
+        return self._can_set(inode, change)
+
+    def _can_set(self, inode: Inode, change: AttributeChange) -> bool:
+        tree, told = self._tree, inode.told
+        if told is None or inode.parent is None or inode.open_files:
+            return False
+        if change.size is not None or change.uid is not None or change.gid is not None:
+            return False
+        if inode.kind == stat.S_IFLNK and not tree.server.capabilities.lsetstat:
+            return False
+        if change.atime is not None and change.mtime is None:
+            return False
+        if not takes_nothing(told.mode, change.mode):
+            return False
+        return tree.promises.may_remove(inode.parent, inode.name)
+
+    def set(self, inode: Inode, change: AttributeChange) -> tuple[FileAttributes, bool]:
+        """What the attributes are then, and whether that is certain."""
+        tree, told = self._tree, inode.told
+        assert told is not None and inode.parent is not None
+        if change.mtime is not None and change.atime is None:
+            change = change._replace(atime=told.atime)
+        cached = tree.cache.peek_attributes(inode.number)
+        attributes = told if cached is None else cached.attributes
+        if change.mode is not None:
+            attributes = attributes._replace(mode=stat.S_IFMT(told.mode) | change.mode)
+        if change.atime is not None and change.mtime is not None:
+            attributes = attributes._replace(atime=change.atime, mtime=change.mtime)
+        is_certain = change.mtime is not None or cached is not None
+        changing = tree.server.setstat_behind(inode, change)
+        tree.promises.keep(
+            inode.path(), inode.parent, changing, lambda: tree.refused_behind(inode)
+        )
+        tree.changed(inode)
+        if is_certain:
+            tree.cache.store_attributes(inode.number, attributes)
+        return attributes, is_certain
+
+
+def takes_nothing(before: int, after: int | None) -> bool:
+    """Whether this mode leaves everybody what they may do, and adds no special bit."""
+    return after is None or not (before & 0o777 & ~after or (before ^ after) & 0o7000)
