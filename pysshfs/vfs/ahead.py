@@ -68,7 +68,7 @@ class Ahead:
         inode, attributes, looking = self._new(parent, name, doubt, wanted, _DIRECTORY_SIZE)
         self._promise(parent, name, inode, doubt, making, looking)
         tree.made_directory(inode)
-        looking.add_callback(lambda reply: self._correct_mode(parent, inode, wanted, None, reply))
+        looking.add_callback(lambda look: self._correct_mode(inode, wanted, wanted, making, look))
         return inode, attributes
 
     def symlink(
@@ -102,7 +102,7 @@ class Ahead:
             given = wanted & ~tree.marks.umask
             changing = tree.server.fsetstat_behind(handle, AttributeChange(mode=mode & 0o777))
             tree.writeback_of(inode).follow(changing, is_reported=False)
-        looking.add_callback(lambda reply: self._correct_mode(parent, inode, wanted, given, reply))
+        looking.add_callback(lambda look: self._correct_mode(inode, wanted, given, opening, look))
         return Created(inode, handle, opening, attributes)
 
     def _new(
@@ -145,19 +145,22 @@ class Ahead:
 
     def _correct_mode(
         self,
-        parent: Inode,
         inode: Inode,
         wanted: int,
-        given: int | None,
-        reply: Reply[Attributes],
+        given: int,
+        making: Reply[OpenFileHandle] | Reply[None],
+        look: Reply[Attributes],
     ) -> None:
-        """Undo the server's umask where that was not foreseen (`given`)."""
-        found = reply.result().mode if reply.error is None else None
-        if found is None or stat.S_IFMT(found) != stat.S_IFMT(wanted) or inode.told is None:
+        """Undo the server's umask where it took away more than was foreseen (`given`). Of what was
+        made here only: when making it failed, the look shows another's."""
+        if not making.done or making.error is not None or look.error is not None:
             return
-        if found & 0o777 in (wanted & 0o777, None if given is None else given & 0o777):
+        found = look.result().mode
+        if found is None or inode.told is None or inode.parent is None:
             return
-        if inode.parent is None:
+        if stat.S_IFMT(found) != stat.S_IFMT(wanted):
+            return
+        if found & 0o777 in (wanted & 0o777, given & 0o777):
             return
         # To what a program was told since, if it has changed the mode itself.
         mode = found & 0o7000 | inode.told.mode & 0o777

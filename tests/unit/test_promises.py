@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -197,7 +198,12 @@ async def test_another_operation_on_the_same_name_waits() -> None:
 async def test_a_rename_waits_for_what_was_promised() -> None:
     async with ready() as it:
         await it.write_file(b"f", b"data")
-        await it.fs.rename(it.d, b"f", ROOT_NUMBER, b"g", 0)
+        it.mount.remote.hold()
+        async with trio.open_nursery() as nursery:
+            renaming = start(nursery, it.fs.rename, it.d, b"f", ROOT_NUMBER, b"g", 0)
+            await trio.sleep(5)
+            assert not renaming.done and not it.mount.remote.count("posix_rename")
+            it.mount.remote.release()
         await it.fs.flush_all()
         assert it.tree.find(b"g").data == b"data"
 
@@ -302,10 +308,15 @@ async def test_what_is_gone_already_is_removed() -> None:
 
 async def test_a_name_that_another_client_took_is_not_ours() -> None:
     async with ready() as it:
-        it.tree.write_file(b"d/f", b"theirs")
+        it.tree.write_file(b"d/f", b"theirs").mode = stat.S_IFREG | 0o600
+        it.tree.mkdir(b"d/g", 0o700)
+        with contextlib.suppress(FilesystemError):
+            await it.fs.mkdir(it.d, b"g", 0o755)
         await it.write_file(b"f", b"ours")
         assert await it.failed() != []
         assert it.tree.find(b"d/f").data == b"theirs"
+        assert it.tree.find(b"d/f").mode & 0o777 == 0o600
+        assert it.tree.find(b"d/g").mode & 0o777 == 0o700
         assert await it.mount.size(b"d/f") == 6
 
 
@@ -375,6 +386,20 @@ async def test_promises_outlive_the_connection(carried_out: bool) -> None:
         assert node.mode & 0o777 == 0o664
         assert it.tree.find(b"d/sub/link").target == b"f"
         assert sorted(it.tree.find(b"d").children) == [b"later", b"sub"]
+
+
+async def test_many_promises_are_settled_together() -> None:
+    async with ready() as it:
+        it.mount.remote.hold()
+        for number in range(20):
+            await it.write_file(b"%d" % number, b"data")
+        it.mount.remote.drop_connection()
+        it.mount.remote.connect_anew()
+        begun = trio.current_time()
+        await it.fs.server.resume(it.mount.remote)
+        assert trio.current_time() - begun == 2  # a look, and opening what was made
+        assert await it.failed() == []
+        assert len(it.tree.find(b"d").children) == 20
 
 
 async def test_a_connection_that_is_lost_while_the_handle_is_new() -> None:
