@@ -49,9 +49,13 @@ class Ahead:
 
     # --- making -----------------------------------------------------------------------------
 
-    async def may_make(self, parent: Inode, name: bytes) -> bool:
+    async def may_make(self, parent: Inode, name: bytes, mode: int = 0) -> bool:
+        """What the server makes of a special bit of the mode is not foreseen."""
         promises = self._tree.promises
         if not promises.enabled:
+            return False
+        if mode & 0o7000:
+            await promises.settled(self._tree.child_path(parent, name))
             return False
         await promises.know_names(parent)
         await promises.settled(self._tree.child_path(parent, name))
@@ -84,7 +88,9 @@ class Ahead:
         tree.cache.store_link(inode.number, target)
         return inode, attributes
 
-    def create(self, parent: Inode, name: bytes, mode: int, how: OpenMode, strict: bool) -> Created:
+    def create(
+        self, parent: Inode, name: bytes, mode: int, how: OpenMode, *, strict: bool
+    ) -> Created:
         """The caller registers the open file, which keeps the inode."""
         tree = self._tree
         doubt = tree.about_to_make(parent, name, stat.S_IFREG, strict=strict)

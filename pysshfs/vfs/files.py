@@ -213,7 +213,7 @@ class Files:
         """
         tree = self._tree
         path = tree.child_path(parent, name)
-        if await self._ahead.may_make(parent, name):
+        if await self._ahead.may_make(parent, name, mode):
             return self._create_ahead(parent, name, mode, flags)
         known = tree.inodes.child(parent, name)
         if known is not None and known.writeback is not None:
@@ -261,8 +261,9 @@ class Files:
     def _create_ahead(
         self, parent: Inode, name: bytes, mode: int, flags: int
     ) -> tuple[Inode, OpenFile, FileAttributes]:
-        is_strict = bool(flags & os.O_EXCL)
-        made = self._ahead.create(parent, name, mode, open_mode(flags), is_strict)
+        made = self._ahead.create(
+            parent, name, mode, open_mode(flags), strict=bool(flags & os.O_EXCL)
+        )
         file = self._register(made.inode, made.handle, flags)
         made.inode.data_version = None
         return made.inode, file, made.attributes
@@ -454,10 +455,7 @@ class Files:
         self._unregister(file)
         if writeback.error_sequence > file.error_seen:
             log.error("data written to %r was not delivered after its close", file.inode)
-            directory = file.inode.parent
-            if self._tree.promises.enabled and directory is not None:
-                error = FilesystemError(errno.EIO, "data was not delivered after its close")
-                self._tree.promises.broken(repr(file.inode.name), directory, error)
+            self._tree.promises.broken_by_data(file.inode)
 
     def _unregister(self, file: OpenFile) -> None:
         inode = file.inode

@@ -152,7 +152,7 @@ class Namespace:
     # --- making -----------------------------------------------------------------------------
 
     async def mkdir(self, parent: Inode, name: bytes, mode: int) -> tuple[Inode, FileAttributes]:
-        if await self._ahead.may_make(parent, name):
+        if await self._ahead.may_make(parent, name, mode):
             return self._ahead.mkdir(parent, name, mode)
         path, doubt, late = self._about_to_make(parent, name, stat.S_IFDIR)
         making = self._tree.server.mkdir(path, mode & 0o7777, doubt, late)

@@ -21,6 +21,7 @@ it was sent. Owned by the `Tree`; suspends in `know_names`, `room` and what wait
 
 from __future__ import annotations
 
+import errno
 import logging
 import stat
 import time
@@ -150,6 +151,12 @@ class Promises:
         self._changed.set()
         self._changed = trio.Event()
 
+    def broken_by_data(self, inode: Inode) -> None:
+        """Its close was promised to deliver what was written, and that failed afterwards."""
+        if self.enabled and inode.parent is not None:
+            error = FilesystemError(errno.EIO, "data was not delivered after its close")
+            self.broken(repr(inode.name), inode.parent, error)
+
     def broken(self, what: str, directory: Inode, error: FilesystemError) -> None:
         """Kept until somebody asks."""
         log.error("%s: a program was told that it is done, but it is not: %s", what, error)
@@ -228,6 +235,8 @@ class Promises:
         if stat.S_ISDIR(foreseen.mode or 0):
             foreseen = foreseen._replace(size=found.size)  # which nobody looks at
         differs = (found.uid, found.gid) != (foreseen.uid, foreseen.gid)
+        # The permissions are seen to by who made it (`vfs/ahead.py`).
+        differs = differs or bool(((found.mode or 0) ^ (foreseen.mode or 0)) & ~0o777)
         if is_untouched:
             differs = differs or (found.size, found.mtime) != (foreseen.size, foreseen.mtime)
         if not differs:

@@ -237,6 +237,7 @@ class TestWhenTheServerDoesNotAnswer:
         assert (settings.timeout, settings.others_timeout, settings.interrupt_grace) == (0, 60, 2)
         assert settings.reconnect
         assert not settings.strict_ambiguity and not settings.fsync_on_close
+        assert not settings.async_ops and not mount("async").settings.async_ops
         assert settings.undelivered_quota == 1 << 30
 
     @pytest.mark.parametrize(
@@ -281,11 +282,11 @@ class TestWhenTheServerDoesNotAnswer:
 
     def test_times_flags_and_quota(self) -> None:
         settings = mount(
-            "interrupt_grace=.5,others_timeout=0,strict_ambiguity,fsync_on_close,"
+            "interrupt_grace=.5,others_timeout=0,strict_ambiguity,fsync_on_close,async_ops,"
             "undelivered_quota=64M"
         ).settings
         assert (settings.interrupt_grace, settings.others_timeout) == (0.5, 0.0)
-        assert settings.strict_ambiguity and settings.fsync_on_close
+        assert settings.strict_ambiguity and settings.fsync_on_close and settings.async_ops
         assert settings.undelivered_quota == 64 << 20
         assert mount("undelivered_quota=0").settings.undelivered_quota == 0
 

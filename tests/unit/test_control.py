@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import json
 import os
 import socket
@@ -20,7 +21,7 @@ from pysshfs.cli.control_client import ask
 from pysshfs.cli.control_server import ControlServer
 from pysshfs.cli.exitcodes import ExitCode
 from pysshfs.cli.status_text import rendered
-from pysshfs.errors import ConnectionLostError
+from pysshfs.errors import ConnectionLostError, FilesystemError
 from pysshfs.fuse import mountinfo
 
 if TYPE_CHECKING:
@@ -199,6 +200,11 @@ class TestAnswers:
         daemon = Daemon()
         daemon.filesystem.refusal = ConnectionLostError("given up")
         assert await daemon.command("flush") == {"error": str(daemon.filesystem.refusal)}
+
+    async def test_flush_tells_what_was_promised_in_vain(self) -> None:
+        daemon = Daemon()
+        daemon.filesystem.broken = FilesystemError(errno.EACCES, "made/more")
+        assert await daemon.command("flush") == {"error": str(daemon.filesystem.broken)}
 
     @pytest.mark.parametrize(
         "question", [b"{}\n", b"status\n", b"[]\n", b'{"command": "nonsense"}\n', b"x" * 4096]

@@ -149,6 +149,18 @@ async def test_attributes_that_were_foreseen_are_the_servers() -> None:
         assert told.inodes == []
 
 
+async def test_a_special_bit_is_asked_for_and_waited_for() -> None:
+    async with ready() as it:
+        begun = trio.current_time()
+        opened, entry = await it.fs.create(it.d, b"f", 0o4755, os.O_WRONLY)
+        made = await it.fs.mkdir(it.d, b"s", 0o1777)
+        assert trio.current_time() - begun == 2
+        await it.mount.close(opened.fh)
+        assert entry.attributes.mode == it.tree.find(b"d/f").mode
+        assert made.attributes.mode == it.tree.find(b"d/s").mode
+        assert stat.S_IMODE(entry.attributes.mode) == 0o4755
+
+
 async def test_the_kernel_is_told_where_the_truth_differs() -> None:
     async with ready() as it:
         told = Told(it.mount)
