@@ -6,8 +6,10 @@ sends it as often as it must.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
+from pysshfs.errors import ConnectionLostError, StaleHandleError
 from pysshfs.remotefs import OpenMode, RemoteHandle
 from pysshfs.reply import Reply
 from pysshfs.vfs import caller
@@ -22,13 +24,16 @@ if TYPE_CHECKING:
     from pysshfs.vfs.lane import Lane
     from pysshfs.vfs.repeat import Doubt
 
+log = logging.getLogger(__name__)
+
 
 class OpenFileHandle:
     """A file that is open on the server, whatever session is up.
 
     `remote` is its handle there, None while there is no session. `inode` says where it lies now,
     renames included; until it is bound, it lies where it was opened. `stale` is why it cannot be
-    used any more. `twin` is the same file on the session for copies (`vfs/copying.py`).
+    used any more. `waiting` holds the calls on a file that is not open yet, None when it is.
+    `twin` is the same file on the session for copies (`vfs/copying.py`).
     """
 
     __slots__ = (
@@ -212,3 +217,23 @@ class Change(Call):
         """It happened, or may have, and the kernel was told that it has not."""
         if self.is_abandoned and self.late is not None:
             self.late()
+
+
+def close_on(remote: RemoteFS, handle: RemoteHandle) -> Reply[None]:
+    """Nobody waits for this."""
+    closing = remote.close(handle)
+    closing.add_callback(_log_close)
+    return closing
+
+
+def _log_close(reply: Reply[None]) -> None:
+    """A lost session closes all that was open on it."""
+    if reply.error is not None and not isinstance(
+        reply.error, ConnectionLostError | StaleHandleError
+    ):
+        log.info("closing a handle: %s", reply.error)
+
+
+def shown(call: Call) -> str:
+    words = call.words if isinstance(call, Change) else ()
+    return " ".join(repr(word) for word in words if isinstance(word, bytes))

@@ -34,7 +34,7 @@ from pysshfs.errors import (
 from pysshfs.remotefs import OpenMode, RemoteHandle
 from pysshfs.reply import Reply
 from pysshfs.vfs import caller, reopen
-from pysshfs.vfs.call import Call, Change, OpenFileHandle, Opening, Transfer
+from pysshfs.vfs.call import Call, Change, OpenFileHandle, Opening, Transfer, shown
 from pysshfs.vfs.lanes import Lanes
 from pysshfs.vfs.orphans import Orphans
 from pysshfs.vfs.repeat import CHANGES, NOT_TWICE, RULES, Done, Rule, is_missing
@@ -233,12 +233,6 @@ class Calls:
             self._remote.close(remote)  # the others' the session closes, which was told to
         return handle
 
-    @staticmethod
-    def close_on(remote: RemoteFS, handle: RemoteHandle) -> Reply[None]:
-        closing = remote.close(handle)
-        closing.add_callback(_log_close)
-        return closing
-
     def _filled(self, handle: OpenFileHandle, remote: RemoteHandle) -> OpenFileHandle:
         """A file that programs use already is open now: what was called on it is sent, in order.
         (While a new session is made ready, `resume` does that.)"""
@@ -397,7 +391,7 @@ class Calls:
         except ConnectionLostError:
             raise
         except FilesystemError as error:
-            log.warning("%s %s: %s", call.method, _shown(call), error)
+            log.warning("%s %s: %s", call.method, shown(call), error)
             self._settled(call, error)
         else:
             if done is not None and done.handle is not None and self._is_left(call):
@@ -443,16 +437,3 @@ class Calls:
         """Raises the reason when no server can be hoped for."""
         if self._refused is not None:
             raise self._refused.with_traceback(None)
-
-
-def _log_close(reply: Reply[None]) -> None:
-    """A lost session closes all that was open on it."""
-    if reply.error is not None and not isinstance(
-        reply.error, ConnectionLostError | StaleHandleError
-    ):
-        log.info("closing a handle: %s", reply.error)
-
-
-def _shown(call: Call) -> str:
-    words = call.words if isinstance(call, Change) else ()
-    return " ".join(repr(word) for word in words if isinstance(word, bytes))

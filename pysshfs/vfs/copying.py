@@ -53,7 +53,7 @@ from pysshfs.vfs.sanity import checked_attributes
 if TYPE_CHECKING:
     from pysshfs.remotefs import Attributes, ExtraSession, RemoteFS, RemoteHandle
     from pysshfs.vfs.call import OpenFileHandle
-    from pysshfs.vfs.files import OpenFile
+    from pysshfs.vfs.openfile import OpenFile
     from pysshfs.vfs.tree import Tree
 
 log = logging.getLogger(__name__)

@@ -36,9 +36,10 @@ if TYPE_CHECKING:
     from pysshfs.remotefs import Attributes, DirectoryEntry, RemoteHandle
     from pysshfs.reply import Reply
     from pysshfs.vfs.inodes import Inode
+    from pysshfs.vfs.kernelcache import Entry
     from pysshfs.vfs.listing import ListedEntry
     from pysshfs.vfs.sanity import FileAttributes
-    from pysshfs.vfs.tree import Entry, Tree
+    from pysshfs.vfs.tree import Tree
 
 log = logging.getLogger(__name__)
 

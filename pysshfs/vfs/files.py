@@ -18,7 +18,7 @@ import logging
 import os
 import stat
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -28,6 +28,7 @@ from pysshfs.reply import unless_interrupted
 from pysshfs.vfs import diagnose
 from pysshfs.vfs.ahead import Ahead
 from pysshfs.vfs.expected import Expected
+from pysshfs.vfs.openfile import Opened, OpenFile, open_mode
 from pysshfs.vfs.repeat import Truncating, Version, is_missing
 from pysshfs.vfs.sanity import MAX_SIZE
 
@@ -47,56 +48,6 @@ log = logging.getLogger(__name__)
 # Cached pages are kept across opens only when the mtime, in whole seconds, is this much past: a
 # second change within the same second would not show.
 _SETTLED_SECONDS: Final = 2
-
-
-class OpenFile:
-    """One open(2) of the kernel."""
-
-    __slots__ = (
-        "appending",
-        "error_seen",
-        "handle",
-        "inode",
-        "kernel_offset_differs",
-        "reader",
-        "writable",
-    )
-
-    def __init__(
-        self,
-        tree: Tree,
-        inode: Inode,
-        handle: OpenFileHandle,
-        flags: int,
-        reader: FileReader | None = None,
-    ) -> None:
-        self.inode = inode
-        self.handle = handle
-        handle.inode = inode
-        self.writable = flags & os.O_ACCMODE != os.O_RDONLY
-        self.appending = bool(flags & os.O_APPEND)
-        self.kernel_offset_differs = False
-        self.error_seen = inode.writeback.error_sequence if inode.writeback else 0
-        self.reader = tree.reader_for(inode, handle) if reader is None else reader
-
-
-class Opened(NamedTuple):
-    """What opening tells the kernel."""
-
-    file: OpenFile
-    keep_cache: bool  # its cached pages are still those of the file
-    attributes_changed: bool  # what it believes of size and times is out of date
-
-
-def open_mode(flags: int) -> OpenMode:
-    """open(2)'s flags as SFTP has them; the kernel handles those it does not."""
-    access = flags & os.O_ACCMODE
-    mode = OpenMode.READ if access == os.O_RDONLY else OpenMode.WRITE
-    if access == os.O_RDWR:
-        mode |= OpenMode.READ
-    if flags & os.O_TRUNC:
-        mode |= OpenMode.TRUNCATE
-    return mode
 
 
 class Files:
@@ -172,7 +123,7 @@ class Files:
     ) -> None:
         parent = inode.parent
         if is_missing(error):
-            if parent is not None and not await self._tree.has_moved(inode, path):
+            if parent is not None and not await self._tree.moves.has_moved(inode, path):
                 self._tree.vanish(parent, inode.name)
             # Not ENOENT: for ESTALE the kernel gives up the name it has remembered and looks it up
             # anew. Whoever wants to create the file then does so.

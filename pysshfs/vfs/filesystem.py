@@ -21,21 +21,22 @@ from pysshfs.vfs.copying import Copying
 from pysshfs.vfs.directories import DirectoryStream, ListReply
 from pysshfs.vfs.files import Files
 from pysshfs.vfs.inodes import ROOT_NUMBER
+from pysshfs.vfs.kernelcache import Entry
 from pysshfs.vfs.namespace import Namespace
 from pysshfs.vfs.renames import Renames
 from pysshfs.vfs.salvage import Salvage
 from pysshfs.vfs.sanity import checked_statistics
 from pysshfs.vfs.server import Server
 from pysshfs.vfs.setattr import SetAttr
-from pysshfs.vfs.tree import Entry, Tree
+from pysshfs.vfs.tree import Tree
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from pysshfs.remotefs import AttributeChange, RemoteFS
     from pysshfs.vfs.config import VfsConfig
-    from pysshfs.vfs.files import OpenFile
     from pysshfs.vfs.inodes import Inode
+    from pysshfs.vfs.openfile import OpenFile
     from pysshfs.vfs.sanity import FileAttributes
     from pysshfs.vfs.undelivered import UndeliveredStore
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pysshfs.vfs.expected import Expected
-    from pysshfs.vfs.files import OpenFile
+    from pysshfs.vfs.openfile import OpenFile
     from pysshfs.vfs.sanity import FileAttributes
     from pysshfs.vfs.writeback import Writeback
 

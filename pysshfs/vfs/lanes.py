@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import trio
 
 from pysshfs.errors import FilesystemError, PysshfsError
-from pysshfs.vfs.call import Transfer
+from pysshfs.vfs.call import Transfer, close_on
 from pysshfs.vfs.flow import Flow
 from pysshfs.vfs.lane import Lane, Spread, Writes, open_alike
 
@@ -123,7 +123,7 @@ class Lanes:
     def _let_go(self, lane: Lane, handle: OpenFileHandle, opened: RemoteHandle | None) -> None:
         lane.handles.pop(handle, None)
         if opened is not None and lane.remote is not None:
-            self._calls.close_on(lane.remote, opened)
+            close_on(lane.remote, opened)
         if not lane.handles and not lane.is_lost and self._nursery is not None:
             self._nursery.start_soon(self._close_unless_used, lane, lane.uses)
 

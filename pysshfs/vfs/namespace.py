@@ -120,7 +120,7 @@ class Namespace:
             except RemoteStatusError as error:
                 if not is_missing(error):
                     raise
-                if await tree.has_moved(parent, directory):
+                if await tree.moves.has_moved(parent, directory):
                     continue
                 if tree.inodes.child(parent, name) is None:
                     tree.inodes.forget_name(parent, name)

@@ -63,7 +63,7 @@ class Renames:
             raise FilesystemError(errno.EINVAL)
         await self._tree.promises.all_settled()
         move = self._about_to_rename(parent, name, new_parent, new_name)
-        with self._tree.moving(move.inode):
+        with self._tree.moves.moving(move.inode):
             if flags & RENAME_NOREPLACE:
                 await self._rename_to_free_name(move)
             else:
@@ -123,8 +123,8 @@ class Renames:
                 move.done()
 
         renaming = send(move.old, move.new, doubt, move.late, answered)
-        tree.moving_begins(move.inode)
-        renaming.add_callback(lambda _: tree.moving_ended(move.inode))
+        tree.moves.begin(move.inode)
+        renaming.add_callback(lambda _: tree.moves.end(move.inode))
         return renaming
 
     async def _rename_to_free_name(self, move: _Move) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pysshfs.errors import FilesystemError, StaleHandleError
 from pysshfs.remotefs import OpenMode
 from pysshfs.reply import Reply
-from pysshfs.vfs.call import Call, Change, OpenFileHandle, Opening, Transfer
+from pysshfs.vfs.call import Call, Change, OpenFileHandle, Opening, Transfer, close_on
 from pysshfs.vfs.calls import Calls
 
 if TYPE_CHECKING:
@@ -213,12 +213,12 @@ class Server(Calls):
         if self._remote is None:
             self._to_close.append(handle.remote)  # just opened, on a session that is not up yet
             return Reply.of(None)
-        return self.close_on(self._remote, handle.remote)
+        return close_on(self._remote, handle.remote)
 
     def close_twin(self, handle: OpenFileHandle) -> None:
         twin, handle.twin = handle.twin, None
         if twin is not None:
-            self.close_on(*twin)
+            close_on(*twin)
 
     def read(self, handle: OpenFileHandle, offset: int, length: int) -> Reply[bytes]:
         def send(remote: RemoteFS, opened: RemoteHandle) -> Reply[bytes]:
@@ -270,7 +270,7 @@ class Server(Calls):
         return self._ask("readdir", lambda remote: remote.readdir(handle))
 
     def closedir(self, handle: RemoteHandle) -> Reply[None]:
-        return Reply.of(None) if self._remote is None else self.close_on(self._remote, handle)
+        return Reply.of(None) if self._remote is None else close_on(self._remote, handle)
 
     def symlink(
         self,

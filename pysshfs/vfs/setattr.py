@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from pysshfs.remotefs import AttributeChange
     from pysshfs.reply import Reply
-    from pysshfs.vfs.files import OpenFile
     from pysshfs.vfs.inodes import Inode
+    from pysshfs.vfs.openfile import OpenFile
     from pysshfs.vfs.sanity import FileAttributes
     from pysshfs.vfs.tree import Tree
 

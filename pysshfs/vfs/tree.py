@@ -12,8 +12,7 @@ from __future__ import annotations
 import errno
 import logging
 import stat
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -22,6 +21,8 @@ from pysshfs.vfs import idmap
 from pysshfs.vfs.budget import Budget
 from pysshfs.vfs.cache import MetadataCache
 from pysshfs.vfs.inodes import InodeTable
+from pysshfs.vfs.kernelcache import Entry, KernelCache, NoKernel
+from pysshfs.vfs.moves import Moves
 from pysshfs.vfs.prefetch import FilesAhead
 from pysshfs.vfs.promises import Promises
 from pysshfs.vfs.readahead import FileReader
@@ -31,7 +32,7 @@ from pysshfs.vfs.walk import WalkAhead
 from pysshfs.vfs.writeback import Writeback, WritebackPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from pysshfs.remotefs import Attributes
     from pysshfs.reply import Reply
@@ -56,37 +57,6 @@ class _Fetch:
         self.waiting = 0
 
 
-class Entry(NamedTuple):
-    """An inode as the kernel is told of it; for how many seconds it may believe it."""
-
-    number: int
-    attributes: FileAttributes
-    entry_timeout: float
-    attribute_timeout: float
-
-
-class KernelCache(Protocol):
-    """What the kernel remembers, and must be told to forget. The calls return at once."""
-
-    def entry_changed(self, parent: int, name: bytes) -> None:
-        """What it believes of this name is out of date."""
-        ...
-
-    def inode_changed(self, number: int) -> None:
-        """So are the attributes and cached pages of this inode."""
-        ...
-
-
-class _NoKernel:
-    """Until there is a mount."""
-
-    def entry_changed(self, parent: int, name: bytes) -> None:
-        pass
-
-    def inode_changed(self, number: int) -> None:
-        pass
-
-
 class Tree:
     """Shared state of all operations; see the modules that use it for who changes what."""
 
@@ -104,11 +74,10 @@ class Tree:
         self.files_ahead = FilesAhead(self)
         self.marks = Marks()
         self.promises = Promises(self)
-        self.kernel: KernelCache = _NoKernel()
+        self.kernel: KernelCache = NoKernel()
         self.mutations = 0
         self._fetching: dict[int, _Fetch] = {}
-        self._moving: list[Inode] = []
-        self._moved = trio.Event()
+        self.moves = Moves()
 
     # --- paths ------------------------------------------------------------------------------
 
@@ -247,32 +216,7 @@ class Tree:
             self.inodes.forget_name(parent, name)
         self.cache.drop_listing(parent.number)
 
-    def moving_begins(self, inode: Inode | None) -> None:
-        """From here on until `moving_ended` the path of this inode is not certain."""
-        if inode is not None:
-            self._moving.append(inode)
-
-    def moving_ended(self, inode: Inode | None) -> None:
-        if inode is not None:
-            self._moving.remove(inode)
-            self._moved.set()
-            self._moved = trio.Event()
-
-    @contextmanager
-    def moving(self, inode: Inode | None) -> Iterator[None]:
-        """While a rename of this inode is under way."""
-        self.moving_begins(inode)
-        try:
-            yield
-        finally:
-            self.moving_ended(inode)
-
-    async def has_moved(self, inode: Inode, path: bytes) -> bool:
-        """Whether what was not found under `path` is, or may be, somewhere else by now. Waits for
-        the renames that decide it."""
-        while any(above in self._moving for above in inode.ancestors()):
-            await self._moved.wait()
-        return inode.is_linked and inode.path() != path
+    # --- handles ----------------------------------------------------------------------------
 
     def reader_for(self, inode: Inode, handle: OpenFileHandle) -> FileReader:
         return FileReader(
@@ -282,8 +226,6 @@ class Tree:
             self.config.readahead,
             lambda: inode.known_size,
         )
-
-    # --- handles ----------------------------------------------------------------------------
 
     def close(self, handle: OpenFileHandle) -> None:
         """Give the server a handle back. Nobody waits for that, nor could act on a failure."""
@@ -448,7 +390,7 @@ class Tree:
             except RemoteStatusError as error:
                 if not is_missing(error):
                     raise
-                if await self.has_moved(inode, fetch.path):
+                if await self.moves.has_moved(inode, fetch.path):
                     continue
                 # Unless it was found missing, and even made anew, by others meanwhile.
                 if inode.parent is not None and inode.mutated_at <= fetch.sent_at:
