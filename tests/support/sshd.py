@@ -197,6 +197,9 @@ class Sshd:
             f"MaxSessions {self._max_sessions}",
             "MaxAuthTries 20",
             f"LogLevel {self._log_level}",
+            # The shell that starts sftp-server is not to run the account's ~/.bashrc, as bash does
+            # for a first shell: killed in the middle of that, it may leave a lock behind.
+            "SetEnv SHLVL=2",
             f"Subsystem sftp {self._sftp}",
             *self._extra,
         ]
