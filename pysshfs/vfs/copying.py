@@ -97,6 +97,7 @@ class Copying:
             raise UnsupportedError("a copy within one file")
         if self._refused or not self._tree.server.capabilities.copy_data:
             raise UnsupportedError("the server does not copy")
+        await self._tree.promises.all_settled()  # it opens both by their paths
         for _ in range(_ATTEMPTS):
             try:
                 return await self._copy(source, offset, target, target_offset, length)
