@@ -53,6 +53,14 @@ async def read_all(mount: Mount, directory: bytes = b"") -> list[bytes]:
     return names
 
 
+async def begin_in_order(mount: Mount) -> None:
+    """Three files, which is a pattern; what is fetched ahead then is here afterwards."""
+    await mount.names()
+    for name in (b"f000", b"f001", b"f002"):
+        await read(mount, name)
+    await settle()
+
+
 def ahead(mount: Mount) -> tuple[int, int]:
     figures = mount.fs.statistics()
     return figures["opened_ahead"], figures["opened_in_vain"]
@@ -123,10 +131,7 @@ async def test_files_in_no_order_are_no_pattern() -> None:
 
 async def test_what_was_changed_on_the_server_is_seen_after_the_ttl() -> None:
     async with mounted(files(20), config=VfsConfig(prefetch_ttl=1)) as mount:
-        await mount.names()
-        for name in (b"f000", b"f001", b"f002"):
-            await read(mount, name)
-        await settle()
+        await begin_in_order(mount)
         assert mount.remote.count("open") > 3
         mount.tree.write_file(b"f003", b"new content")
         await trio.sleep(1.01)
@@ -138,10 +143,7 @@ async def test_what_was_changed_on_the_server_is_seen_after_the_ttl() -> None:
 
 async def test_what_was_changed_through_the_mount_is_seen_at_once() -> None:
     async with mounted(files(20)) as mount:
-        await mount.names()
-        for name in (b"f000", b"f001", b"f002"):
-            await read(mount, name)
-        await settle()
+        await begin_in_order(mount)
         fh = await mount.open(b"f003", os.O_WRONLY)
         await mount.fs.write(fh, 0, b"NEW")
         await mount.close(fh)
@@ -167,10 +169,7 @@ async def test_what_differs_from_its_listing_is_not_used() -> None:
 
 async def test_what_nobody_opens_is_given_up_and_counted() -> None:
     async with mounted(files(100), config=VfsConfig(prefetch_ttl=1)) as mount:
-        await mount.names()
-        for name in (b"f000", b"f001", b"f002"):
-            await read(mount, name)
-        await settle()
+        await begin_in_order(mount)
         opened, _ = ahead(mount)
         assert 1 <= opened <= 2 * prefetch._FIRST_FILES
         await trio.sleep(3)
@@ -250,10 +249,7 @@ async def test_an_interrupted_open_leaves_nothing() -> None:
 
 async def test_a_lost_connection_gives_up_what_is_held() -> None:
     async with mounted(files(30)) as mount:
-        await mount.names()
-        for name in (b"f000", b"f001", b"f002"):
-            await read(mount, name)
-        await settle()
+        await begin_in_order(mount)
         assert mount.remote.open_handles
         mount.remote.drop_connection()
         await mount.reconnect()
@@ -263,10 +259,7 @@ async def test_a_lost_connection_gives_up_what_is_held() -> None:
 
 async def test_what_was_taken_over_survives_a_lost_connection() -> None:
     async with mounted(files(30)) as mount:
-        await mount.names()
-        for name in (b"f000", b"f001", b"f002"):
-            await read(mount, name)
-        await settle()
+        await begin_in_order(mount)
         fh = await mount.open(b"f003")
         mount.remote.drop_connection()
         await mount.reconnect()
@@ -277,10 +270,7 @@ async def test_what_was_taken_over_survives_a_lost_connection() -> None:
 
 async def test_what_is_opened_ahead_and_removed_can_be_read() -> None:
     async with mounted(files(30)) as mount:
-        await mount.names()
-        for name in (b"f000", b"f001", b"f002"):
-            await read(mount, name)
-        await settle()
+        await begin_in_order(mount)
         fh = await mount.open(b"f003")
         await mount.unlink(b"f003")
         assert await mount.fs.read(fh, 0, 1000) == content(b"f003")
