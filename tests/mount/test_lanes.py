@@ -134,7 +134,7 @@ def test_copies_in_and_out_are_equal_and_leave_nothing_open(far: Far) -> None:
 @pytest.mark.parametrize("which", ["in", "out"])
 def test_names_are_answered_while_a_copy_stands_still(far: Far, which: str) -> None:
     """All servers but the first are stopped: whatever waits for one of them would wait for ever."""
-    with far.mount() as mount:
+    with far.mount(f"readahead={4 * _MIB}") as mount:  # or all would be here already
         copy = (_copy_in if which == "in" else _copy_out)(far, mount)
         target = far.served / "written" if which == "in" else far.ours / "read"
         _arrived(target, 0.5)
@@ -195,8 +195,11 @@ def test_further_connections_are_made_when_they_are_wanted(far: Far) -> None:
     with far.mount("max_conns=3") as mount:
         mount.run(["cat", "other/name"])
         assert far.connections() == 1
-        _ended_well(_copy_in(far, mount))
-        assert (far.served / "written").read_bytes() == _CONTENT
+        for _ in range(5):  # how many sessions a copy still gets depends on how long it takes
+            _ended_well(_copy_in(far, mount))
+            assert (far.served / "written").read_bytes() == _CONTENT
+            if len(far.sftp_servers()) >= 5:
+                break
         assert far.connections() == 3
         carriers = [_parent(pid) for pid in far.sftp_servers()]
         assert carriers.count(carriers[0]) == 1  # nothing but the first session
