@@ -299,6 +299,7 @@ class Relay:
 
     def __init__(self, port: int) -> None:
         self.client_ended = ""
+        self._resetting: list[socket.socket] = []
         self._target = port
         self._listening = socket.create_server((HOST, 0))
         self.port: int = self._listening.getsockname()[1]
@@ -310,16 +311,20 @@ class Relay:
             client, _ = self._listening.accept()
             back = threading.Thread(target=self._pass_on, args=(server, client))
             back.start()
-            self.client_ended = self._pass_on(client, server)
+            ended = self._pass_on(client, server)
             back.join()
+            self.client_ended = "reset" if client in self._resetting else ended
             client.close()
 
-    @staticmethod
-    def _pass_on(source: socket.socket, sink: socket.socket) -> str:
+    def _pass_on(self, source: socket.socket, sink: socket.socket) -> str:
         try:
             while data := source.recv(65536):
-                with contextlib.suppress(OSError):
+                try:
                     sink.sendall(data)
+                except ConnectionResetError:  # which is told once: `recv` then says it is the end
+                    self._resetting.append(sink)
+                except OSError:
+                    pass
         except ConnectionResetError:
             return "reset"
         finally:
