@@ -26,7 +26,7 @@ import contextlib
 import heapq
 import selectors
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple, Unpack, cast
 
 import trio
 
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+
+# Seconds. Long enough that a program which goes on sends something meanwhile.
+_A_WHILE: Final = 0.02
 
 
 class _GatheringTransport:
@@ -205,6 +209,11 @@ class Bridge:
         """Call `write` once, when every task that can run has run, and send what it writes. It must
         not raise, and returns whether it has woken tasks."""
         self._due.append(write)
+
+    def in_a_while(self, write: Callable[[], bool]) -> None:
+        """The same, but not before `_A_WHILE` has passed."""
+        if not self.loop.is_closed():
+            self.loop.call_later(_A_WHILE, self.before_waiting, write)
 
     def _flush(self) -> None:
         """Runs where trio has computed already how long it is going to wait."""

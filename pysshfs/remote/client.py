@@ -247,7 +247,7 @@ class SftpRemote:
 
     @_on_current_session
     def close(self, handle: RemoteHandle) -> Reply[None]:
-        return self._session.request(wire.FXP_CLOSE, wire.string(handle.token))
+        return self._session.request(wire.FXP_CLOSE, wire.string(handle.token), lazily=True)
 
     @_on_current_session
     def read(self, handle: RemoteHandle, offset: int, length: int) -> Reply[bytes]:

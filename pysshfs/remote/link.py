@@ -187,7 +187,7 @@ class Link:
         last = self._hops[-1]
         server = self._route.target.sftp_server
         is_command = "/" in server
-        session = SftpSession(on_lost, self._bridge.before_waiting)
+        session = SftpSession(on_lost, self._bridge.before_waiting, self._bridge.in_a_while)
         try:
             await self._bridge.call(
                 last.create_session(

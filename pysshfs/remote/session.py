@@ -6,9 +6,10 @@ length checked, no task per request (the measurements are in docs/architecture.m
 
 State: the table of pending requests and the receive buffer. Who touches it: any trio task sends
 (`request` never suspends); replies are handled in `data_received`, called by asyncssh inside the
-bridge's task. What is sent gathers until trio waits (`Bridge.before_waiting`). Nothing here awaits,
-so nothing can change under it. A session never recovers: the
-first violation or loss fails every pending request and calls `on_lost` once.
+bridge's task. What is sent gathers until trio waits (`Bridge.before_waiting`); what nobody waits for
+(`lazily`) goes with whatever is sent next, or by itself a little later, in its turn all the same.
+Nothing here awaits, so nothing can change under it. A session never recovers: the first violation
+or loss fails every pending request and calls `on_lost` once.
 """
 
 from __future__ import annotations
@@ -91,11 +92,14 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         self,
         on_lost: Callable[[Exception], None],
         soon: Callable[[Callable[[], bool]], None] = _now,
+        later: Callable[[Callable[[], bool]], None] = _now,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._on_lost = on_lost
         self._soon = soon  # `Bridge.before_waiting`
+        self._later = later  # `Bridge.in_a_while`
         self._outgoing: list[bytes] = []
+        self._is_due = self._is_due_later = False  # whether `soon`, `later` was asked
         self._clock = clock
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
         self._pending: dict[int, _Pending] = {}
@@ -142,8 +146,9 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         parse: Callable[[wire.Reader], T] | None = None,
         at_eof: object = _NO_EOF,
         closes_late: bool = False,
+        lazily: bool = False,
     ) -> Reply[T]:
-        """Send a request now.
+        """Send a request, now unless nobody waits for what it does (`lazily`).
 
         `expected` is the reply type that carries a result, made by `parse`; a STATUS of OK counts
         as a result (None) only when STATUS is what was expected. `at_eof` is the result when the
@@ -154,7 +159,7 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
             return Reply.failed(self._lost)
         request_id = self._take_id()
         reply = self._register(request_id, expected, parse, at_eof, closes_late)
-        self._transmit(wire.packet(kind, request_id, *fields))
+        self._transmit(wire.packet(kind, request_id, *fields), lazily)
         return cast("Reply[T]", reply)
 
     def write(
@@ -198,19 +203,30 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
             pending.abandoned = True
             self.replies_abandoned += 1
 
-    def _transmit(self, data: bytes) -> None:
+    def _transmit(self, data: bytes, lazily: bool = False) -> None:
         if self._channel is None:
             self.fail(ConnectionLostError())
             return
         self._outgoing.append(data)
         self.bytes_sent += len(data)
-        if len(self._outgoing) == 1:
+        if self._is_due:
+            return
+        if not lazily:
+            self._is_due = True
             self._soon(self._flush)
+        elif not self._is_due_later:
+            self._is_due_later = True
+            self._later(self._flush_late)
+
+    def _flush_late(self) -> bool:
+        self._is_due_later = False
+        return bool(self._outgoing) and self._flush()
 
     def _flush(self) -> bool:
         """Hand asyncssh what has gathered; short messages together, since it makes two packets of
         each piece that it gets. Whether that has woken tasks."""
         outgoing, self._outgoing = self._outgoing, []
+        self._is_due = False
         channel = self._channel
         if channel is None or self._lost is not None:
             return False
@@ -325,7 +341,7 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
             raise ProtocolError(f"reply of type {kind}, expected {pending.expected}")
         result = pending.parse(reader)
         if pending.abandoned and pending.closes_late:
-            self.request(wire.FXP_CLOSE, wire.string(result.token))
+            self.request(wire.FXP_CLOSE, wire.string(result.token), lazily=True)
         reply.set_result(result)
 
     # --- ending -----------------------------------------------------------------------------
@@ -352,4 +368,5 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
     def close(self) -> None:
         """End the session on purpose; asyncssh then calls `connection_lost`."""
         if self._channel is not None:
+            self._flush()
             self._channel.close()

@@ -54,6 +54,7 @@ _FEWEST_FILES: Final = 4
 _FIRST_FILES: Final = 8
 _MOST_FILES: Final = 100  # handles at the server, which has a limit of its own
 _PER_FILE: Final = 256 * 1024  # bytes
+_SHARE_AT_ONCE: Final = 4  # of what may be held; the rest lasts for the round trips meanwhile
 _MOST_ORDERS: Final = 64
 
 
@@ -196,7 +197,8 @@ class FilesAhead:
             self._window = min(grown, _MOST_FILES)
         elif order is not None and len(self._ahead) >= self._window:
             self._make_room(order)
-        self._fill()
+        if ahead is None or self._is_low():
+            self._fill()
         return ahead
 
     def entered(self, inode: Inode) -> None:
@@ -260,10 +262,18 @@ class FilesAhead:
 
     # --- fetching ---------------------------------------------------------------------------------
 
-    def _has_room(self) -> bool:
+    def _most(self) -> int:
         is_here = bool(self._orders) and self._orders[0].directory is self._entered
+        return self._window * (1 + is_here)
+
+    def _is_low(self) -> bool:
+        """Several are asked for at once: that costs the processors, here and there, much less."""
+        most = self._most()
+        return len(self._ahead) <= most - max(most // _SHARE_AT_ONCE, 1)
+
+    def _has_room(self) -> bool:
         return (
-            len(self._ahead) < self._window * (1 + is_here)
+            len(self._ahead) < self._most()
             and self._held + _PER_FILE <= self._most_held
             and self._tree.read_budget.has_room(_PER_FILE)
             and self._tree.server.is_up
