@@ -248,10 +248,18 @@ class Operations(pyfuse3.Operations):
 
     # --- files ------------------------------------------------------------------------------
 
-    def _file_info(self, opened: OpenReply) -> pyfuse3.FileInfo:
+    def _file_info(self, opened: OpenReply, stored: bool = False) -> pyfuse3.FileInfo:
         return pyfuse3.FileInfo(
-            fh=opened.fh, direct_io=opened.direct_io, keep_cache=opened.keep_cache
+            fh=opened.fh, direct_io=opened.direct_io, keep_cache=opened.keep_cache or stored
         )
+
+    def _store(self, inode: int, content: bytes) -> bool:
+        """Put all of a file, which nobody has open yet, into the kernel's cache."""
+        try:
+            pyfuse3.notify_store(inode, 0, content)
+        except OSError:
+            return False  # it will ask, then
+        return True
 
     async def open(
         self, inode: int, flags: int, ctx: pyfuse3.RequestContext
@@ -261,7 +269,8 @@ class Operations(pyfuse3.Operations):
             # Attributes only: this takes no lock that a request of ours could hold.
             with contextlib.suppress(OSError):
                 pyfuse3.invalidate_inode(inode, attr_only=True)
-        return self._file_info(opened)
+        stored = bool(opened.content) and self._store(inode, opened.content)
+        return self._file_info(opened, stored)
 
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext

@@ -97,9 +97,22 @@ class Files:
                 return None
             file = self._register(ahead.inode, ahead.handle, flags, ahead.reader)
             ahead.taken = True
-            return self._opened(file, attributes)
+            opened = self._opened(file, attributes)
+            content = self._content(file, attributes.size)
+            return opened._replace(content=content) if content else opened
         finally:
             ahead.drop()
+
+    def _content(self, file: OpenFile, size: int) -> bytes:
+        """What the kernel may take into its cache now, which saves it from asking: for the data,
+        and, as reading would make it doubt the time of access, for the attributes after it.
+
+        Only while nobody else has the file open: a page that somebody is reading is locked until
+        the answer, and storing into it waits for the lock, which would be for ourselves.
+        """
+        if len(file.inode.open_files) > 1 or self._tree.config.direct_io:
+            return b""
+        return file.reader.whole(size)
 
     def _open(
         self, inode: Inode | None, path: bytes, mode: OpenMode, before: Version | None

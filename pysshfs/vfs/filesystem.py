@@ -57,6 +57,7 @@ class OpenReply(NamedTuple):
     direct_io: bool
     keep_cache: bool
     attributes_changed: bool
+    content: bytes = b""  # of all of the file, for the kernel's cache
 
 
 class WriteReply(NamedTuple):
@@ -248,7 +249,11 @@ class Filesystem:
         opened = await self._files.open(self.tree.inodes.get(number), flags)
         fh = self._new_fh(self._open_files, opened.file)
         return OpenReply(
-            fh, self.tree.config.direct_io, opened.keep_cache, opened.attributes_changed
+            fh,
+            self.tree.config.direct_io,
+            opened.keep_cache,
+            opened.attributes_changed,
+            opened.content,
         )
 
     async def create(

@@ -54,6 +54,7 @@ class Opened(NamedTuple):
     file: OpenFile
     keep_cache: bool  # its cached pages are still those of the file
     attributes_changed: bool  # what it believes of size and times is out of date
+    content: bytes = b""  # all of the file, for its cache; nothing when that must not be given
 
 
 def open_mode(flags: int) -> OpenMode:

@@ -135,6 +135,17 @@ class FileReader:
         for at in range(0, min(most, self._size(), self._largest_window), self._block_size):
             self._start(at)
 
+    def whole(self, size: int) -> bytes:
+        """All `size` bytes of the file, if they are here; else nothing."""
+        parts = []
+        for at in range(0, size, self._block_size):
+            block = self._blocks.get(at)
+            if block is None or not block.data.done or block.data.error is not None:
+                return b""
+            parts.append(block.data.result())
+        data = b"".join(parts)
+        return data if len(data) == size else b""
+
     def _adapt(self, blocks: list[_Block]) -> None:
         """Open the window, or let it grow if it is what this read has to wait for."""
         if self._window == 0:
