@@ -7,20 +7,18 @@
  * that can wait first notes what it is ("the current request") and registers an interrupt callback,
  * then calls pyfuse3's own. pyfuse3 makes the handler's coroutine inside that call and awaits it
  * right after, in the same task; so `current()` in the handler's first statement is this request.
- * fuse_session_mount, fuse_session_receive_buf, fuse_add_direntry_plus and fuse_reply_open are
- * defined likewise, for what is said there.
+ * fuse_session_mount, fuse_session_receive_buf, fuse_session_process_buf, fuse_add_direntry_plus and
+ * fuse_reply_open are defined likewise, for what is said there. What needs no waiting is answered
+ * before all that, by `_quick.c`.
  *
  * Everything runs in the one thread that holds the GIL while pyfuse3 processes a request. The
  * interrupt callback is called with libfuse's request lock held: it may cancel, it must not reply.
  */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "_quick.h"
 
-#define FUSE_USE_VERSION 35
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <fuse3/fuse_lowlevel.h>
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
@@ -89,15 +87,19 @@ static void begin(fuse_req_t req, const char *operation, fuse_ino_t ino, unsigne
     fuse_req_interrupt_func(req, on_interrupt, (void *)(uintptr_t)current_request.serial);
 }
 
-#define WRAP(name, ino, detail, parameters, arguments) \
-    static void wrapped_##name parameters              \
-    {                                                  \
-        begin(req, #name, ino, detail);                \
-        pyfuse3_ops.name arguments;                    \
+#define WRAP_UNLESS(quick, name, ino, detail, parameters, arguments) \
+    static void wrapped_##name parameters                            \
+    {                                                                \
+        if (quick)                                                   \
+            return;                                                  \
+        begin(req, #name, ino, detail);                              \
+        pyfuse3_ops.name arguments;                                  \
     }
+#define WRAP(name, ino, detail, parameters, arguments) \
+    WRAP_UNLESS(0, name, ino, detail, parameters, arguments)
 
-WRAP(lookup, parent, 0, (fuse_req_t req, fuse_ino_t parent, const char *name), (req, parent, name))
-WRAP(getattr, ino, 0, (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi), (req, ino, fi))
+WRAP_UNLESS(quick_lookup(req, parent, name), lookup, parent, 0, (fuse_req_t req, fuse_ino_t parent, const char *name), (req, parent, name))
+WRAP_UNLESS(quick_getattr(req, ino), getattr, ino, 0, (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi), (req, ino, fi))
 WRAP(setattr, ino, (unsigned)to_set,
      (fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi),
      (req, ino, attr, to_set, fi))
@@ -117,23 +119,23 @@ WRAP(rename, parent, flags,
      (req, parent, name, newparent, newname, flags))
 WRAP(link, ino, 0, (fuse_req_t req, fuse_ino_t ino, fuse_ino_t newparent, const char *newname),
      (req, ino, newparent, newname))
-WRAP(open, ino, 0, (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi), (req, ino, fi))
-WRAP(read, ino, 0,
+WRAP_UNLESS(quick_open(req, ino, fi), open, ino, 0, (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi), (req, ino, fi))
+WRAP_UNLESS(quick_read(req, size, off, fi), read, ino, 0,
      (fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi),
      (req, ino, size, off, fi))
-WRAP(write, ino, fi->writepage ? 1 : 0,
+WRAP_UNLESS(quick_write(req, buf, size, off, fi), write, ino, fi->writepage ? 1 : 0,
      (fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
       struct fuse_file_info *fi),
      (req, ino, buf, size, off, fi))
-WRAP(flush, ino, 0, (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi), (req, ino, fi))
-WRAP(release, ino, 0, (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi), (req, ino, fi))
+WRAP_UNLESS(quick_flush(req, fi), flush, ino, 0, (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi), (req, ino, fi))
+WRAP_UNLESS(quick_release(req, fi), release, ino, 0, (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi), (req, ino, fi))
 WRAP(fsync, ino, 0, (fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi),
      (req, ino, datasync, fi))
 WRAP(opendir, ino, 0, (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi), (req, ino, fi))
 WRAP(readdirplus, ino, 0,
      (fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi),
      (req, ino, size, off, fi))
-WRAP(releasedir, ino, 0, (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi),
+WRAP_UNLESS(quick_releasedir(req, fi), releasedir, ino, 0, (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi),
      (req, ino, fi))
 WRAP(fsyncdir, ino, 0, (fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi),
      (req, ino, datasync, fi))
@@ -274,6 +276,7 @@ typedef struct fuse_session *(*new_versioned_function)(struct fuse_args *,
                                                        void *, void *);
 typedef int (*mount_function)(struct fuse_session *, const char *);
 typedef int (*receive_function)(struct fuse_session *, struct fuse_buf *);
+typedef void (*process_function)(struct fuse_session *, const struct fuse_buf *);
 typedef int (*reply_open_function)(fuse_req_t, const struct fuse_file_info *);
 typedef size_t (*add_direntry_function)(fuse_req_t, char *, size_t, const char *,
                                         const struct fuse_entry_param *, off_t);
@@ -290,6 +293,8 @@ EXPORT int exported_mount(struct fuse_session *se, const char *mountpoint)
     __asm__("fuse_session_mount");
 EXPORT int exported_receive_buf(struct fuse_session *se, struct fuse_buf *buf)
     __asm__("fuse_session_receive_buf");
+EXPORT void exported_process_buf(struct fuse_session *se, const struct fuse_buf *buf)
+    __asm__("fuse_session_process_buf");
 EXPORT int exported_reply_open(fuse_req_t req, const struct fuse_file_info *fi)
     __asm__("fuse_reply_open");
 EXPORT size_t exported_add_direntry_plus(fuse_req_t req, char *buf, size_t size, const char *name,
@@ -351,6 +356,28 @@ int exported_receive_buf(struct fuse_session *se, struct fuse_buf *buf)
         real = (receive_function)next_symbol("fuse_session_receive_buf");
     int result = real(se, buf);
     return result == -EAGAIN ? -EINTR : result;
+}
+
+/* Behind a request that was answered on the spot the next one often waits already (the RELEASE of one
+ * file, the OPEN of the next): it is taken at once, without asking trio whether there is one. Not
+ * without end: whatever else the daemon has to do waits meanwhile. */
+#define MOST_AT_ONCE 32
+
+void exported_process_buf(struct fuse_session *se, const struct fuse_buf *buf)
+{
+    static process_function real;
+    static receive_function receive;
+    if (real == NULL) {
+        real = (process_function)next_symbol("fuse_session_process_buf");
+        receive = (receive_function)next_symbol("fuse_session_receive_buf");
+    }
+    for (int left = MOST_AT_ONCE; left > 0; left--) {
+        quick_answered = 0;
+        real(se, buf);
+        /* The buffer is its caller's, who has it filled the same way. */
+        if (!quick_answered || left == 1 || receive(se, (struct fuse_buf *)buf) <= 0)
+            return;
+    }
 }
 
 /* Who has a file open for reading only has nothing to deliver when it closes it: one request less for
@@ -443,6 +470,8 @@ static PyMethodDef methods[] = {
      "(serial, operation, inode, detail, thread id, uid) of the request being started."},
     {"configure", py_configure, METH_VARARGS,
      "configure(callback, options, max_background, congestion_threshold), before init()."},
+    {"answer_quickly", quick_configure, METH_O,
+     "answer_quickly({operation: handler}): who is asked first, see `_quick.c`."},
     {"device", py_device, METH_NOARGS, "The descriptor of the session's /dev/fuse; -1 before init()."},
     {"negotiated", py_negotiated, METH_NOARGS, "What INIT settled with the kernel."},
     {NULL, NULL, 0, NULL},

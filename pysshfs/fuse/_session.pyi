@@ -16,6 +16,9 @@ def configure(
     `options` are mount options as libfuse takes them after -o, commas in values escaped.
     """
 
+def answer_quickly(handlers: dict[str, Callable[..., object]]) -> None:
+    """Ask these first; what each takes and returns: see `_quick.c`. None: the usual way."""
+
 def negotiated() -> dict[str, int | bool]:
     """What INIT settled with the kernel."""
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from pysshfs.fuse.requests import Requests
     from pysshfs.vfs.directories import ListReply
-    from pysshfs.vfs.filesystem import Entry, Filesystem, OpenReply
+    from pysshfs.vfs.filesystem import Entry, Filesystem
+    from pysshfs.vfs.openfile import OpenReply
 
 log = logging.getLogger(__name__)
 
@@ -253,10 +254,17 @@ class Operations(pyfuse3.Operations):
             fh=opened.fh, direct_io=opened.direct_io, keep_cache=opened.keep_cache or stored
         )
 
-    def _store(self, inode: int, content: bytes) -> bool:
-        """Put all of a file, which nobody has open yet, into the kernel's cache."""
+    def tell_of_content(self, inode: int, opened: OpenReply) -> bool:
+        """Before the reply: what the kernel believes of the file is out of date, or all of it is to
+        go into its cache (and whether it did). None of it takes a lock that a request of ours
+        holds: attributes take none, and nobody else has the file open."""
+        if opened.attributes_changed:
+            with contextlib.suppress(OSError):
+                pyfuse3.invalidate_inode(inode, attr_only=True)
+        if not opened.content:
+            return False
         try:
-            pyfuse3.notify_store(inode, 0, content)
+            pyfuse3.notify_store(inode, 0, opened.content)
         except OSError:
             return False  # it will ask, then
         return True
@@ -265,12 +273,7 @@ class Operations(pyfuse3.Operations):
         self, inode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.FileInfo:
         opened = await self._fs.open(inode, flags)
-        if opened.attributes_changed:
-            # Attributes only: this takes no lock that a request of ours could hold.
-            with contextlib.suppress(OSError):
-                pyfuse3.invalidate_inode(inode, attr_only=True)
-        stored = bool(opened.content) and self._store(inode, opened.content)
-        return self._file_info(opened, stored)
+        return self._file_info(opened, self.tell_of_content(inode, opened))
 
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext

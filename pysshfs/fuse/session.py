@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from pysshfs.errors import FuseUnavailableError, MountpointError, StartupError
-from pysshfs.fuse import mountinfo
+from pysshfs.fuse import mountinfo, quick
 from pysshfs.fuse.binding import _session, pyfuse3
 from pysshfs.fuse.operations import Operations
 from pysshfs.fuse.requests import Requests
@@ -80,6 +80,7 @@ class FuseSession:
         _session.configure(
             self.requests.interrupted, tuple(options), max_background, congestion_threshold
         )
+        quick.answer(self._filesystem.at_hand, self._operations, self.requests)
         # libfuse and fusermount3 write their reasons to stderr; one line of it is the user's.
         with tempfile.TemporaryFile() as caught:
             saved = os.dup(2)

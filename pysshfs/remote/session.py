@@ -6,8 +6,9 @@ length checked, no task per request (the measurements are in docs/architecture.m
 
 State: the table of pending requests and the receive buffer. Who touches it: any trio task sends
 (`request` never suspends); replies are handled in `data_received`, called by asyncssh inside the
-bridge's task. What is sent gathers until trio waits (`Bridge.before_waiting`); what nobody waits for
-(`lazily`) goes with whatever is sent next, or by itself a little later, in its turn all the same.
+bridge's task. What is sent gathers until trio waits (`Bridge.before_waiting`); what nobody waits
+for (`lazily`) goes with whatever is sent next, or by itself a little later, in its turn all the
+same.
 Nothing here awaits, so nothing can change under it. A session never recovers: the first violation
 or loss fails every pending request and calls `on_lost` once.
 """

@@ -89,19 +89,37 @@ class Files:
             raise
         return self._opened(file, attributes)
 
+    def open_at_hand(self, inode: Inode, flags: int) -> Opened | None:
+        """The same, of a file that is open already; None when the server has to be asked."""
+        if flags & (os.O_ACCMODE | os.O_TRUNC) != os.O_RDONLY:
+            return None
+        if not self._tree.files_ahead.is_at_hand(inode):
+            return None
+        ahead = self._tree.files_ahead.take(inode)
+        if ahead is None:
+            return None
+        try:
+            return self._taken(ahead, ahead.attributes, flags)
+        finally:
+            ahead.drop()
+
     async def _take_over(self, ahead: FileAhead, flags: int) -> Opened | None:
         """Open what was opened ahead; None when it is out of date."""
         try:
-            attributes = await ahead.wait()
-            if attributes is None or ahead.handle is None:
-                return None
-            file = self._register(ahead.inode, ahead.handle, flags, ahead.reader)
-            ahead.taken = True
-            opened = self._opened(file, attributes)
-            content = self._content(file, attributes.size)
-            return opened._replace(content=content) if content else opened
+            return self._taken(ahead, await ahead.wait(), flags)
         finally:
             ahead.drop()
+
+    def _taken(
+        self, ahead: FileAhead, attributes: FileAttributes | None, flags: int
+    ) -> Opened | None:
+        if attributes is None or ahead.handle is None:
+            return None
+        file = self._register(ahead.inode, ahead.handle, flags, ahead.reader)
+        ahead.taken = True
+        opened = self._opened(file, attributes)
+        content = self._content(file, attributes.size)
+        return opened._replace(content=content) if content else opened
 
     def _content(self, file: OpenFile, size: int) -> bytes:
         """What the kernel may take into its cache now, which saves it from asking: for the data,
@@ -296,7 +314,30 @@ class Files:
             await writeback.drain()
         return await file.reader.read(offset, length)
 
+    def read_at_hand(self, file: OpenFile, offset: int, length: int) -> bytes | None:
+        """The same, if all of it is here."""
+        writeback = file.inode.writeback
+        if writeback is not None and not writeback.is_clean:
+            return None
+        return file.reader.read_at_hand(offset, length)
+
     # --- writing ----------------------------------------------------------------------------
+
+    def write_at_hand(self, file: OpenFile, offset: int, data: bytes) -> int | None:
+        """`write` where there is nothing to wait for, to ask, or to report."""
+        tree, writeback = self._tree, file.inode.writeback
+        if (
+            writeback is None
+            or file.appending
+            or tree.config.synchronous_writes
+            or offset + len(data) > MAX_SIZE
+            or not tree.server.is_up
+            or writeback.error_sequence > file.error_seen
+            or not writeback.write_at_hand(file.handle, offset, data)
+        ):
+            return None
+        self._written(file.inode, offset + len(data))
+        return len(data)
 
     async def write(self, file: OpenFile, offset: int, data: bytes, from_page_cache: bool) -> int:
         """Take `data`; it is on its way within a second. Raises an earlier write's error."""
@@ -331,11 +372,13 @@ class Files:
         if offset + len(data) > MAX_SIZE:
             raise FilesystemError(errno.EFBIG)
         await writeback.write(file.handle, offset, data)
-        # From here on nothing suspends: the data is taken, and everybody must see it.
-        inode = file.inode
+        self._written(file.inode, offset + len(data))
+
+    def _written(self, inode: Inode, end: int) -> None:
+        """The data is taken, and everybody must see it from the same moment on."""
         expected = inode.expected
         self._tree.changed_to(inode, None if expected is None else expected.written())
-        inode.known_size = max(inode.known_size, offset + len(data))
+        inode.known_size = max(inode.known_size, end)
         inode.drop_read_ahead()
 
     async def _report_error(self, file: OpenFile, writeback: Writeback) -> None:
@@ -379,6 +422,15 @@ class Files:
         writeback = file.inode.writeback
         if self._tree.config.fsync_on_close and writeback is not None and writeback.unsynced:
             await self._sync(file)
+
+    def is_flushed(self, file: OpenFile) -> bool:
+        """Whether `flush` has nothing to wait for or to report."""
+        writeback = file.inode.writeback
+        return writeback is None or (
+            writeback.is_clean
+            and writeback.error_sequence <= file.error_seen
+            and not (self._tree.config.fsync_on_close and writeback.unsynced)
+        )
 
     async def fsync(self, file: OpenFile) -> None:
         """Everything written is acknowledged, and the server has synced the file, if it can be

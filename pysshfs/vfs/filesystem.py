@@ -16,6 +16,7 @@ import trio
 
 from pysshfs.errors import ConnectionLostError, FilesystemError, UnsupportedError
 from pysshfs.remotefs import FilesystemStatistics
+from pysshfs.vfs.athand import AtHand
 from pysshfs.vfs.cache import boot_time
 from pysshfs.vfs.copying import Copying
 from pysshfs.vfs.directories import DirectoryStream, ListReply
@@ -23,6 +24,7 @@ from pysshfs.vfs.files import Files
 from pysshfs.vfs.inodes import ROOT_NUMBER
 from pysshfs.vfs.kernelcache import Entry
 from pysshfs.vfs.namespace import Namespace
+from pysshfs.vfs.openfile import OpenReply
 from pysshfs.vfs.renames import Renames
 from pysshfs.vfs.salvage import Salvage
 from pysshfs.vfs.sanity import checked_statistics
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from pysshfs.remotefs import AttributeChange, RemoteFS
     from pysshfs.vfs.config import VfsConfig
     from pysshfs.vfs.inodes import Inode
-    from pysshfs.vfs.openfile import OpenFile
+    from pysshfs.vfs.openfile import Opened, OpenFile
     from pysshfs.vfs.sanity import FileAttributes
     from pysshfs.vfs.undelivered import UndeliveredStore
 
@@ -48,16 +50,6 @@ _ROOT_PATIENCE: Final = 1.0  # seconds
 _ROOMY: Final = FilesystemStatistics(
     4096, 4096, 1 << 31, 1 << 31, 1 << 31, 1 << 30, 1 << 30, 1 << 30, 255
 )
-
-
-class OpenReply(NamedTuple):
-    """What open and create give the kernel beside the entry."""
-
-    fh: int
-    direct_io: bool
-    keep_cache: bool
-    attributes_changed: bool
-    content: bytes = b""  # of all of the file, for the kernel's cache
 
 
 class WriteReply(NamedTuple):
@@ -93,6 +85,14 @@ class Filesystem:
         self._open_files: dict[int, OpenFile] = {}
         self._directories: dict[int, DirectoryStream] = {}
         self._next_fh = 1
+        self.at_hand = AtHand(
+            self.tree,
+            self._files,
+            self._namespace,
+            self._open_files,
+            self._directories,
+            self._opened,
+        )
 
     async def run(self) -> None:
         """The background tasks: buffered data is sent in time, walks are listed ahead of. Ends by
@@ -246,7 +246,9 @@ class Filesystem:
     # --- files ------------------------------------------------------------------------------
 
     async def open(self, number: int, flags: int) -> OpenReply:
-        opened = await self._files.open(self.tree.inodes.get(number), flags)
+        return self._opened(await self._files.open(self.tree.inodes.get(number), flags))
+
+    def _opened(self, opened: Opened) -> OpenReply:
         fh = self._new_fh(self._open_files, opened.file)
         return OpenReply(
             fh,

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+
 class Namespace:
     """The operations on names. `streams` are the open directories, which must hear of removals."""
 
@@ -45,6 +46,20 @@ class Namespace:
         self._ahead = Ahead(tree)
 
     # --- looking ----------------------------------------------------------------------------
+
+    def lookup_at_hand(self, parent: Inode, name: bytes) -> tuple[Inode, FileAttributes] | None:
+        """The same, of a name that is known to exist; None when somebody has to be asked."""
+        tree = self._tree
+        if tree.server.orphans:
+            return None
+        inode = tree.inodes.child(parent, name)
+        attributes = None if inode is None else tree.attributes_at_hand(inode)
+        return None if inode is None or attributes is None else (inode, attributes)
+
+    def is_absent_at_hand(self, parent: Inode, name: bytes) -> bool:
+        """Whether `lookup` would say so without asking anybody."""
+        tree = self._tree
+        return not tree.server.orphans and tree.cache.is_absent(parent.number, name)
 
     async def lookup(self, parent: Inode, name: bytes) -> tuple[Inode, FileAttributes] | None:
         """The inode of a name (without counting a lookup), None when there is no such name."""

@@ -57,6 +57,16 @@ class Opened(NamedTuple):
     content: bytes = b""  # all of the file, for its cache; nothing when that must not be given
 
 
+class OpenReply(NamedTuple):
+    """The same, with the number that the kernel is to call the file by."""
+
+    fh: int
+    direct_io: bool
+    keep_cache: bool
+    attributes_changed: bool
+    content: bytes = b""
+
+
 def open_mode(flags: int) -> OpenMode:
     """open(2)'s flags as SFTP has them; the kernel handles those it does not."""
     access = flags & os.O_ACCMODE

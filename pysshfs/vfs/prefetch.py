@@ -201,6 +201,11 @@ class FilesAhead:
             self._fill()
         return ahead
 
+    def is_at_hand(self, inode: Inode) -> bool:
+        """Whether `take` has something for this inode that can be used without waiting for it."""
+        ahead = self._ahead.get(inode.number)
+        return ahead is not None and ahead.settled is True and ahead.is_usable
+
     def entered(self, inode: Inode) -> None:
         """A program opens this directory."""
         if self._is_on:

@@ -122,13 +122,36 @@ class FileReader:
             self.discard()
             self._expected = offset + length
             return await self._fetch(offset, length)
-        self._expected = max(self._expected, offset + length)
         blocks = self._blocks_for(offset, length)
-        self._adapt(blocks)
-        self._read_ahead(offset + length)
+        self._goes_on(blocks, offset, length)
         data = await self._gather(blocks, offset, length)
         self._drop_before(offset)
         return data
+
+    def read_at_hand(self, offset: int, length: int) -> bytes | None:
+        """The same, if all of it is here."""
+        if self._handle.stale is not None or not self._is_sequential(offset):
+            return None
+        if self._expected and offset >= self._size():
+            return None
+        blocks = []
+        for at in range(offset - offset % self._block_size, offset + length, self._block_size):
+            block = self._blocks.get(at)
+            if block is None or not block.data.done or self._is_outgrown(block):
+                return None
+            blocks.append(block)
+            if len(block.data.result()) < self._block_size:
+                break
+        self._goes_on(blocks, offset, length)
+        data = self._joined(blocks, offset, length)
+        self._drop_before(offset)
+        return data
+
+    def _goes_on(self, blocks: list[_Block], offset: int, length: int) -> None:
+        """A sequential reader comes to these blocks."""
+        self._expected = max(self._expected, offset + length)
+        self._adapt(blocks)
+        self._read_ahead(offset + length)
 
     def begin(self, most: int) -> None:
         """Ask for the first `most` bytes, at most a window, for who is going to read."""
@@ -208,14 +231,20 @@ class FileReader:
         return block
 
     async def _gather(self, blocks: list[_Block], offset: int, length: int) -> bytes:
+        for block in blocks:
+            if len(await block.data.wait()) < self._block_size:
+                break  # the end of the file, or of what was believed to be the file
+        return self._joined(blocks, offset, length)
+
+    def _joined(self, blocks: list[_Block], offset: int, length: int) -> bytes:
+        """What the blocks, up to the first short one, hold of the range."""
         parts = []
         for block in blocks:
-            data = await block.data.wait()
+            data = block.data.result()
             skip = max(offset - block.offset, 0)
-            part = data[skip : offset + length - block.offset]
-            parts.append(part)
+            parts.append(data[skip : offset + length - block.offset])
             if len(data) < self._block_size:
-                break  # the end of the file, or of what was believed to be the file
+                break
         return b"".join(parts)  # of one part, that part itself
 
     async def _fetch(self, offset: int, length: int) -> bytes:

@@ -345,17 +345,24 @@ class Tree:
         self.walk.answered(parent)
         return True
 
+    def attributes_at_hand(self, inode: Inode) -> FileAttributes | None:
+        """The same as `attributes`, if they are known without asking anybody."""
+        if inode.writeback is not None and not inode.writeback.is_clean:
+            return self.foretold(inode)
+        cached = self.cache.attributes(inode.number)
+        return None if cached is None else cached.attributes
+
     async def attributes(self, inode: Inode) -> FileAttributes:
         """The attributes, at most the cache's lifetime old.
 
         A file with unacknowledged data is drained first: its size and mtime are then the ones it
         will have after close as well.
         """
+        known = self.attributes_at_hand(inode)
+        if known is not None:
+            return known
         writeback = inode.writeback
         if writeback is not None and not writeback.is_clean:
-            foretold = self.foretold(inode)
-            if foretold is not None:
-                return foretold
             await writeback.drain()
             self.changed(inode)
             with writeback.watched() as reached:
@@ -364,9 +371,6 @@ class Tree:
             if end > attributes.size:  # somebody went on writing
                 attributes = attributes._replace(size=end)
             return attributes
-        cached = self.cache.attributes(inode.number)
-        if cached is not None:
-            return cached.attributes
         if inode.parent is not None:
             listed = self.listed(inode.parent, inode.name)
             if listed is not None:

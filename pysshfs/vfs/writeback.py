@@ -81,8 +81,7 @@ class WritebackPool:
 
     async def reserve(self, count: int) -> None:
         """Wait until `count` bytes fit into the budget, and take them."""
-        if not self._waiters and self._fits(count):
-            self._budget.take(count)
+        if self.reserve_at_hand(count):
             return
         self.push_all()  # what fills the budget must be on its way
         task = trio.lowlevel.current_task()
@@ -95,6 +94,13 @@ class WritebackPool:
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def reserve_at_hand(self, count: int) -> bool:
+        """Take `count` bytes of the budget if they fit now and nobody waits before us."""
+        if self._waiters or not self._fits(count):
+            return False
+        self._budget.take(count)
+        return True
 
     def given_up(self, error: ConnectionLostError) -> None:
         """Whoever waits for the server waits in vain."""
@@ -270,6 +276,16 @@ class Writeback:
         """Take all of `data`, or, when cancelled while the buffer is full, nothing of it."""
         await self.not_copied_to()
         await self._pool.reserve(len(data))
+        self._take(handle, offset, data)
+
+    def write_at_hand(self, handle: OpenFileHandle, offset: int, data: bytes) -> bool:
+        """The same, if there is nothing to wait for. Whether it was taken."""
+        if self._copied is not None or not self._pool.reserve_at_hand(len(data)):
+            return False
+        self._take(handle, offset, data)
+        return True
+
+    def _take(self, handle: OpenFileHandle, offset: int, data: bytes) -> None:
         self._begin()
         self._append(handle, offset, memoryview(data))
         if self.appended_to:  # the next append goes behind this, also when it is acknowledged

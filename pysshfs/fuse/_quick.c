@@ -1,0 +1,196 @@
+/*
+ * Requests whose answer is at hand, answered on the spot.
+ *
+ * pyfuse3 makes a coroutine of each request, the guard of fuse/requests.py a cancel scope and an
+ * entry in its table, and trio waits for the device before the next one: that is most of what a
+ * request costs that need not wait for anything. So the operations below ask a plain function first
+ * (`fuse/quick.py`), which returns the answer, or None for "not at hand"; then the request goes the
+ * usual way. A function that is asked never suspends, so there is nothing to interrupt.
+ */
+#include "_quick.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum operation { LOOKUP, GETATTR, OPEN, READ, WRITE, FLUSH, RELEASE, RELEASEDIR, OPERATIONS };
+
+static const char *const names[OPERATIONS] = {"lookup", "getattr", "open",    "read",
+                                              "write",  "flush",   "release", "releasedir"};
+static PyObject *handlers[OPERATIONS];
+
+int quick_answered;
+
+/* The handler's answer, a new reference; NULL when there is none. */
+static PyObject *asked(enum operation operation, PyObject *arguments)
+{
+    PyObject *answer = NULL;
+    if (arguments != NULL) {
+        answer = PyObject_Call(handlers[operation], arguments, NULL);
+        Py_DECREF(arguments);
+    }
+    if (answer == NULL)
+        PyErr_WriteUnraisable(handlers[operation]);
+    if (answer == Py_None)
+        Py_CLEAR(answer);
+    return answer;
+}
+
+/* An answer of the wrong form is a mistake in fuse/quick.py: the program gets EIO. */
+static int replied(fuse_req_t req, PyObject *answer, int is_right)
+{
+    if (!is_right) {
+        if (PyErr_Occurred())
+            PyErr_WriteUnraisable(answer);
+        fuse_reply_err(req, EIO);
+    }
+    Py_DECREF(answer);
+    quick_answered = 1;
+    return 1;
+}
+
+/* (inode, mode, uid, gid, size, atime, mtime, seconds of the name, seconds of the attributes). As
+ * `kernel_entry` of fuse/operations.py, which says why. */
+static int parse_entry(PyObject *answer, struct fuse_entry_param *entry)
+{
+    unsigned long long number, size;
+    long long atime, mtime;
+    unsigned mode, uid, gid;
+    memset(entry, 0, sizeof *entry);
+    if (!PyArg_ParseTuple(answer, "KIIIKLLdd", &number, &mode, &uid, &gid, &size, &atime, &mtime,
+                          &entry->entry_timeout, &entry->attr_timeout))
+        return 0;
+    entry->ino = number;
+    entry->attr.st_ino = number;
+    entry->attr.st_mode = mode;
+    entry->attr.st_nlink = 1;
+    entry->attr.st_uid = uid;
+    entry->attr.st_gid = gid;
+    entry->attr.st_size = (off_t)size;
+    entry->attr.st_blksize = 4096;
+    entry->attr.st_blocks = (blkcnt_t)(size / 512 + (size % 512 != 0));
+    entry->attr.st_atime = atime;
+    entry->attr.st_mtime = entry->attr.st_ctime = mtime;
+    return 1;
+}
+
+int quick_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+    if (handlers[LOOKUP] == NULL)
+        return 0;
+    PyObject *answer = asked(LOOKUP, Py_BuildValue("Ky", (unsigned long long)parent, name));
+    if (answer == NULL)
+        return 0;
+    struct fuse_entry_param entry;
+    int is_right = parse_entry(answer, &entry);
+    if (is_right)
+        fuse_reply_entry(req, &entry);
+    return replied(req, answer, is_right);
+}
+
+int quick_getattr(fuse_req_t req, fuse_ino_t ino)
+{
+    if (handlers[GETATTR] == NULL)
+        return 0;
+    PyObject *answer = asked(GETATTR, Py_BuildValue("(K)", (unsigned long long)ino));
+    if (answer == NULL)
+        return 0;
+    struct fuse_entry_param entry;
+    int is_right = parse_entry(answer, &entry);
+    if (is_right)
+        fuse_reply_attr(req, &entry.attr, entry.attr_timeout);
+    return replied(req, answer, is_right);
+}
+
+int quick_open(fuse_req_t req, fuse_ino_t ino, const struct fuse_file_info *fi)
+{
+    if (handlers[OPEN] == NULL)
+        return 0;
+    PyObject *answer = asked(OPEN, Py_BuildValue("Ki", (unsigned long long)ino, fi->flags));
+    if (answer == NULL)
+        return 0;
+    struct fuse_file_info told = *fi;
+    unsigned long long fh;
+    int direct_io, keep_cache;
+    int is_right = PyArg_ParseTuple(answer, "Kpp", &fh, &direct_io, &keep_cache);
+    if (is_right) {
+        told.fh = fh;
+        told.direct_io = direct_io != 0;
+        told.keep_cache = keep_cache != 0;
+        fuse_reply_open(req, &told);
+    }
+    return replied(req, answer, is_right);
+}
+
+int quick_read(fuse_req_t req, size_t size, off_t off, const struct fuse_file_info *fi)
+{
+    if (handlers[READ] == NULL)
+        return 0;
+    PyObject *answer = asked(READ, Py_BuildValue("KLn", (unsigned long long)fi->fh, (long long)off,
+                                                 (Py_ssize_t)size));
+    if (answer == NULL)
+        return 0;
+    char *data;
+    Py_ssize_t length;
+    int is_right = PyBytes_AsStringAndSize(answer, &data, &length) == 0;
+    if (is_right)
+        fuse_reply_buf(req, data, (size_t)length);
+    return replied(req, answer, is_right);
+}
+
+int quick_write(fuse_req_t req, const char *buf, size_t size, off_t off,
+                const struct fuse_file_info *fi)
+{
+    if (handlers[WRITE] == NULL)
+        return 0;
+    PyObject *answer =
+        asked(WRITE, Py_BuildValue("KLy#N", (unsigned long long)fi->fh, (long long)off, buf,
+                                   (Py_ssize_t)size, PyBool_FromLong(fi->writepage)));
+    if (answer == NULL)
+        return 0;
+    long written = PyLong_AsLong(answer);
+    int is_right = written >= 0;
+    if (is_right)
+        fuse_reply_write(req, (size_t)written);
+    return replied(req, answer, is_right);
+}
+
+/* What has no answer but that it is done. */
+static int done(enum operation operation, fuse_req_t req, const struct fuse_file_info *fi)
+{
+    if (handlers[operation] == NULL)
+        return 0;
+    PyObject *answer = asked(operation, Py_BuildValue("(K)", (unsigned long long)fi->fh));
+    if (answer == NULL)
+        return 0;
+    fuse_reply_err(req, 0);
+    return replied(req, answer, 1);
+}
+
+int quick_flush(fuse_req_t req, const struct fuse_file_info *fi)
+{
+    return done(FLUSH, req, fi);
+}
+
+int quick_release(fuse_req_t req, const struct fuse_file_info *fi)
+{
+    return done(RELEASE, req, fi);
+}
+
+int quick_releasedir(fuse_req_t req, const struct fuse_file_info *fi)
+{
+    return done(RELEASEDIR, req, fi);
+}
+
+PyObject *quick_configure(PyObject *self, PyObject *given)
+{
+    (void)self;
+    if (!PyDict_Check(given))
+        return PyErr_Format(PyExc_TypeError, "handlers are a dict");
+    for (int i = 0; i < OPERATIONS; i++) {
+        PyObject *handler = PyDict_GetItemString(given, names[i]);
+        Py_XINCREF(handler);
+        Py_XSETREF(handlers[i], handler);
+    }
+    Py_RETURN_NONE;
+}

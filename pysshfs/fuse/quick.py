@@ -1,0 +1,86 @@
+"""Requests whose answer is at hand: `vfs/athand.py` in the terms of `_quick.c`, which asks here.
+
+These functions run while libfuse hands the request over, in the task of one of pyfuse3's workers,
+and never suspend: there is nothing to interrupt, so no guard, no cancel scope and no entry in the
+table of requests being served. What they decline, with None, goes the way of every other request.
+With the trace of operations switched on nothing is answered here: the guard writes it.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from pysshfs.errors import FilesystemError
+from pysshfs.fuse.binding import _session
+from pysshfs.fuse.requests import trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pysshfs.fuse.operations import Operations
+    from pysshfs.fuse.requests import Requests
+    from pysshfs.vfs.athand import AtHand
+    from pysshfs.vfs.kernelcache import Entry
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+def answer(at_hand: AtHand, operations: Operations, requests: Requests) -> None:
+    """Have requests of this mount answered at once where that is possible."""
+
+    def asked(function: Callable[P, T | None]) -> Callable[P, T | None]:
+        @functools.wraps(function)
+        def ask(*args: P.args, **kwargs: P.kwargs) -> T | None:
+            try:
+                told = function(*args, **kwargs)
+            except FilesystemError:
+                return None  # the operation will fail in the same way, and say so
+            except Exception:
+                log.exception("%s failed unexpectedly", function.__name__)
+                return None
+            if told is not None:
+                requests.served += 1
+            return told
+
+        return ask
+
+    def lookup(parent: int, name: bytes) -> tuple[float, ...] | None:
+        return _told(at_hand.lookup(parent, name))
+
+    def getattr(number: int) -> tuple[float, ...] | None:
+        return _told(at_hand.getattr(number))
+
+    def open(number: int, flags: int) -> tuple[int, bool, bool] | None:
+        opened = at_hand.open(number, flags)
+        if opened is None:
+            return None
+        stored = operations.tell_of_content(number, opened)
+        return opened.fh, opened.direct_io, opened.keep_cache or stored
+
+    def write(fh: int, offset: int, data: bytes, from_page_cache: bool) -> int | None:
+        return at_hand.write(fh, offset, data)
+
+    handlers = (
+        lookup, getattr, open, write, at_hand.read, at_hand.flush, at_hand.release,
+        at_hand.releasedir,
+    )  # fmt: skip
+    is_traced = trace.isEnabledFor(logging.DEBUG)
+    _session.answer_quickly(
+        {} if is_traced else {handler.__name__: asked(handler) for handler in handlers}
+    )
+
+
+def _told(entry: Entry | None) -> tuple[float, ...] | None:
+    """As `_quick.c` takes it."""
+    if entry is None:
+        return None
+    known = entry.attributes
+    return (
+        entry.number, known.mode, known.uid, known.gid, known.size, known.atime, known.mtime,
+        entry.entry_timeout, entry.attribute_timeout,
+    )  # fmt: skip

@@ -1,0 +1,95 @@
+"""What can be answered at once: without asking the server, and without waiting for anybody here.
+
+Most requests can. Each function does what the operation of its name does (`vfs/filesystem.py`), or
+nothing at all and returns None: then the operation itself is asked, which waits, or fails, as it
+must. So errors are raised there only; what is raised here is a mistake, but for `FilesystemError`.
+
+No state but the tables that it shares with `Filesystem`. Nothing suspends.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pysshfs.vfs.kernelcache import Entry
+from pysshfs.vfs.sanity import FileAttributes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pysshfs.vfs.directories import DirectoryStream
+    from pysshfs.vfs.files import Files
+    from pysshfs.vfs.namespace import Namespace
+    from pysshfs.vfs.openfile import Opened, OpenFile, OpenReply
+    from pysshfs.vfs.tree import Tree
+
+#: No attributes: there is no such name, and the kernel may believe that for a while.
+_NOBODY = FileAttributes(0, 0, 0, 0, 0, 0)
+
+
+class AtHand:
+    """The operations of one mounted tree, as far as they need no waiting."""
+
+    def __init__(
+        self,
+        tree: Tree,
+        files: Files,
+        namespace: Namespace,
+        open_files: dict[int, OpenFile],
+        directories: dict[int, DirectoryStream],
+        opened: Callable[[Opened], OpenReply],
+    ) -> None:
+        self._tree = tree
+        self._files = files
+        self._namespace = namespace
+        self._open_files = open_files
+        self._directories = directories
+        self._opened = opened
+
+    def lookup(self, parent: int, name: bytes) -> Entry | None:
+        """The entry of a name that is there, with one more lookup to forget; number 0 for one that
+        is not."""
+        directory = self._tree.inodes.get(parent)
+        if name in (b".", b".."):
+            return None
+        if self._namespace.is_absent_at_hand(directory, name):
+            return Entry(0, _NOBODY, self._tree.config.negative_timeout, 0.0)
+        found = self._namespace.lookup_at_hand(directory, name)
+        if found is None:
+            return None
+        found[0].lookups += 1
+        return self._tree.entry(*found)
+
+    def getattr(self, number: int) -> Entry | None:
+        inode = self._tree.inodes.get(number)
+        attributes = self._tree.attributes_at_hand(inode)
+        return None if attributes is None else self._tree.entry(inode, attributes)
+
+    def open(self, number: int, flags: int) -> OpenReply | None:
+        opened = self._files.open_at_hand(self._tree.inodes.get(number), flags)
+        return None if opened is None else self._opened(opened)
+
+    def read(self, fh: int, offset: int, length: int) -> bytes | None:
+        file = self._open_files.get(fh)
+        return None if file is None else self._files.read_at_hand(file, offset, length)
+
+    def write(self, fh: int, offset: int, data: bytes) -> int | None:
+        file = self._open_files.get(fh)
+        return None if file is None else self._files.write_at_hand(file, offset, data)
+
+    def flush(self, fh: int) -> Literal[True] | None:
+        file = self._open_files.get(fh)
+        return True if file is not None and self._files.is_flushed(file) else None
+
+    def release(self, fh: int) -> Literal[True] | None:
+        file = self._open_files.pop(fh, None)
+        if file is None:
+            return None
+        self._files.release(file)
+        return True
+
+    def releasedir(self, fh: int) -> Literal[True]:
+        stream = self._directories.pop(fh, None)
+        if stream is not None:
+            stream.release()
+        return True
