@@ -138,7 +138,10 @@ class RemoteFS(Protocol):
         """An abandoned open whose handle arrives after all is closed on the server."""
         ...
 
-    def close(self, handle: RemoteHandle) -> Reply[None]: ...
+    def close(self, handle: RemoteHandle, *, lazily: bool = False) -> Reply[None]:
+        """`lazily`: with whatever is sent next on this session, or a little later. Not for what was
+        written to: its room on the disk, once it is removed, comes back with this."""
+        ...
 
     def read(self, handle: RemoteHandle, offset: int, length: int) -> Reply[bytes]:
         """At most `length` bytes (itself at most `capabilities.max_read`); b"" at the end."""

@@ -223,6 +223,7 @@ class ControlServer:
             "bytes_sent": sum(sftp.bytes_sent for sftp in sessions),
             "bytes_received": sum(sftp.bytes_received for sftp in sessions),
             "requests_served": requests.served,
+            "requests_answered_at_once": requests.answered_at_once,
             "interrupts_seen": requests.interrupts_seen,
             "interrupts_honoured": requests.interrupts_honoured,
             "interrupted_in_flight": requests.interrupted_in_flight,

@@ -45,6 +45,7 @@ def answer(at_hand: AtHand, operations: Operations, requests: Requests) -> None:
                 return None
             if told is not None:
                 requests.served += 1
+                requests.answered_at_once += 1
             return told
 
         return ask

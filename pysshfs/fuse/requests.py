@@ -132,6 +132,7 @@ class Requests:
         # Called at each look, while something is being served.
         self.on_look: Callable[[], None] = lambda: None
         self.served = 0
+        self.answered_at_once = 0  # of these, by `fuse/quick.py`
         self.interrupts_seen = 0
         self.interrupts_honoured = 0
         self.interrupted_in_flight = 0  # were really cut short by it

@@ -246,8 +246,8 @@ class SftpRemote:
         )
 
     @_on_current_session
-    def close(self, handle: RemoteHandle) -> Reply[None]:
-        return self._session.request(wire.FXP_CLOSE, wire.string(handle.token), lazily=True)
+    def close(self, handle: RemoteHandle, *, lazily: bool = False) -> Reply[None]:
+        return self._session.request(wire.FXP_CLOSE, wire.string(handle.token), lazily=lazily)
 
     @_on_current_session
     def read(self, handle: RemoteHandle, offset: int, length: int) -> Reply[bytes]:

@@ -342,7 +342,7 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
             raise ProtocolError(f"reply of type {kind}, expected {pending.expected}")
         result = pending.parse(reader)
         if pending.abandoned and pending.closes_late:
-            self.request(wire.FXP_CLOSE, wire.string(result.token), lazily=True)
+            self.request(wire.FXP_CLOSE, wire.string(result.token))
         reply.set_result(result)
 
     # --- ending -----------------------------------------------------------------------------

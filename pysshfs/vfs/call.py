@@ -219,9 +219,9 @@ class Change(Call):
             self.late()
 
 
-def close_on(remote: RemoteFS, handle: RemoteHandle) -> Reply[None]:
+def close_on(remote: RemoteFS, handle: RemoteHandle, *, lazily: bool = False) -> Reply[None]:
     """Nobody waits for this."""
-    closing = remote.close(handle)
+    closing = remote.close(handle, lazily=lazily)
     closing.add_callback(_log_close)
     return closing
 

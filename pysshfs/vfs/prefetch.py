@@ -36,7 +36,7 @@ import trio
 
 from pysshfs.errors import FilesystemError
 from pysshfs.remotefs import OpenMode
-from pysshfs.vfs.readingorder import Directories, Order, Route
+from pysshfs.vfs.readingorder import Directories, Order, Route, Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -171,7 +171,7 @@ class FilesAhead:
         self._orders: deque[Order] = deque(maxlen=_MOST_ORDERS)
         self._route = Route(tree, self._directories)
         self._entered: Inode | None = None  # the directory that a program has opened last
-        self._trusted = self._is_sorted = False
+        self._trusted, self._way = False, Way.LISTING
         self._window = self._threshold = _FIRST_FILES
         self._held = 0  # bytes
         self._used_lately = 0
@@ -238,18 +238,18 @@ class FilesAhead:
         seen = directory.opened(inode.name) if directory is not None else None
         if seen is None or parent is None:
             return None
-        order, is_sorted = seen
+        order, way = seen
         if not self._trusted:
-            self._trusted, self._is_sorted = True, is_sorted
-            self._route.begin(parent, is_sorted)
+            self._trusted, self._way = True, way
+            self._route.begin(parent, way)
         self._prefer(order)
         return order
 
     def _follow(self, inode: Inode) -> None:
         directory = self._directories.get(inode)
         if directory is not None:
-            self._prefer(directory.files(self._is_sorted))
-            self._route.begin(inode, self._is_sorted)
+            self._prefer(directory.files(self._way))
+            self._route.begin(inode, self._way)
         else:
             self._route.clear()  # nothing comes before what is in there
 
@@ -292,7 +292,7 @@ class FilesAhead:
                 directory = self._route.next()
                 if directory is None:
                     return
-                self._orders.append(directory.files(self._is_sorted))
+                self._orders.append(directory.files(self._way))
             elif self._orders[0].directory.is_linked:
                 self._begin(self._orders[0].directory, self._orders[0].take())
             else:
@@ -324,7 +324,7 @@ class FilesAhead:
             if file.inode.parent is not None:
                 self._directories.begin(file.inode.parent)  # it may come to it yet
             self._give_up([file])
-        self._route.begin(here, self._is_sorted)
+        self._route.begin(here, self._way)
 
     def _failed(self, file: FileAhead) -> None:
         """It could not be opened, or is not what was listed."""

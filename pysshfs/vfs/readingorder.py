@@ -1,13 +1,14 @@
 """The order in which a program reads its way through directories, as far as it can be told.
 
-In a directory it goes by the listing or, as coreutils sort, by inode numbers (`Order`). From one
-directory to the next it goes depth first, in the same order (`Route`). Both are guesses that are
-corrected by what the program does; `vfs/prefetch.py` acts on them. Only remembered listings are
-consulted, and nothing waits here.
+In a directory it goes by the listing, by inode numbers as coreutils sort, or by name as shells and
+git do (`Way`, `Order`). From one directory to the next it goes depth first, in the same order
+(`Route`). Both are guesses that are corrected by what the program does; `vfs/prefetch.py` acts on
+them. Only remembered listings are consulted, and nothing waits here.
 """
 
 from __future__ import annotations
 
+import enum
 import itertools
 import stat
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -26,6 +27,14 @@ _TRUSTED: Final = 2  # steps in the same order
 _GAP: Final = 8  # how many files a program may leave out, as grep --include does
 _LONGEST: Final = 20_000  # names; an order costs memory for each
 _MOST_DIRECTORIES: Final = 256
+
+
+class Way(enum.IntEnum):
+    """By what the entries of a directory are ordered."""
+
+    LISTING = 0
+    NUMBER = 1
+    NAME = 2
 
 
 class Order:
@@ -60,40 +69,54 @@ class Order:
 
 
 class Directory:
-    """What a program may do with a directory: its files and what lies below, in either order."""
+    """What a program may do with a directory: its files and what lies below, in each order."""
 
     def __init__(self, tree: Tree, inode: Inode, listing: CachedListing) -> None:
-        def by_number(entry: ListedEntry) -> int:
-            return tree.inodes.number_for(inode, entry.name)
-
         known = [entry for entry in listing.entries if entry.attributes is not None]
-        files = [entry for entry in known if _kind(entry) == stat.S_IFREG]
-        below = [entry for entry in known if _kind(entry) == stat.S_IFDIR]
         self.inode = inode
-        self._orders = Order(inode, files), Order(inode, sorted(files, key=by_number))
-        self._below = below, sorted(below, key=by_number)
+        self._tree = tree
+        self._files = [entry for entry in known if _kind(entry) == stat.S_IFREG]
+        self._subdirectories = [entry for entry in known if _kind(entry) == stat.S_IFDIR]
+        # Made when they are asked for: most directories of a walk need one of each.
+        self._orders: dict[Way, Order] = {}
+        self._below: dict[Way, Sequence[ListedEntry]] = {}
         self._places: dict[bytes, int] | None = None
 
-    def opened(self, name: bytes) -> tuple[Order, bool] | None:
-        """The order that is kept to, and whether it is that of the numbers, once it shows."""
-        for order in self._orders:
-            order.opened(name)
-        for is_sorted, order in enumerate(self._orders):
+    def _ordered(self, entries: list[ListedEntry], way: Way) -> Sequence[ListedEntry]:
+        match way:
+            case Way.LISTING:
+                return entries
+            case Way.NUMBER:
+                numbers, inode = self._tree.inodes, self.inode
+                return sorted(entries, key=lambda entry: numbers.number_for(inode, entry.name))
+            case Way.NAME:
+                return sorted(entries, key=lambda entry: entry.name)
+
+    def opened(self, name: bytes) -> tuple[Order, Way] | None:
+        """The order that is kept to, once it shows."""
+        for way in Way:
+            self.files(way).opened(name)
+        for way, order in sorted(self._orders.items()):
             if order.steps >= _TRUSTED:
-                return order, bool(is_sorted)
+                return order, way
         return None
 
-    def files(self, is_sorted: bool) -> Order:
-        return self._orders[is_sorted]
+    def files(self, way: Way) -> Order:
+        order = self._orders.get(way)
+        if order is None:
+            order = self._orders[way] = Order(self.inode, self._ordered(self._files, way))
+        return order
 
-    def below(self, is_sorted: bool) -> Sequence[ListedEntry]:
-        return self._below[is_sorted]
+    def below(self, way: Way) -> Sequence[ListedEntry]:
+        below = self._below.get(way)
+        if below is None:
+            below = self._below[way] = self._ordered(self._subdirectories, way)
+        return below
 
-    def after(self, name: bytes, is_sorted: bool) -> int:
+    def after(self, name: bytes, way: Way) -> int:
         """Where in `below` the program is that has come to this directory there."""
         if self._places is None:
-            below = self._below[is_sorted]
-            self._places = {entry.name: place for place, entry in enumerate(below)}
+            self._places = {entry.name: place for place, entry in enumerate(self.below(way))}
         return self._places.get(name, -1) + 1
 
 
@@ -137,24 +160,24 @@ class Route:
         self._directories = directories
         self._levels: list[_Level] = []
         self._at: list[int] = []
-        self._is_sorted = False
+        self._way = Way.LISTING
 
-    def begin(self, inode: Inode, is_sorted: bool) -> None:
+    def begin(self, inode: Inode, way: Way) -> None:
         """The program is in this directory."""
         self.clear()
-        self._is_sorted = is_sorted
-        way = list(inode.ancestors())[::-1]
-        for above, child in itertools.pairwise(way):
+        self._way = way
+        path = list(inode.ancestors())[::-1]
+        for above, child in itertools.pairwise(path):
             directory = self._directories.get(above)
             if directory is not None:
-                self._push(directory, directory.after(child.name, is_sorted))
+                self._push(directory, directory.after(child.name, way))
         directory = self._directories.get(inode)
         if directory is not None:
             self._push(directory, 0)
 
     def _push(self, directory: Directory, at: int) -> None:
         self._tree.inodes.hold(directory.inode)
-        self._levels.append(_Level(directory.below(self._is_sorted), directory.inode))
+        self._levels.append(_Level(directory.below(self._way), directory.inode))
         self._at.append(at)
 
     def _pop(self) -> None:

@@ -213,7 +213,7 @@ class Server(Calls):
         if self._remote is None:
             self._to_close.append(handle.remote)  # just opened, on a session that is not up yet
             return Reply.of(None)
-        return close_on(self._remote, handle.remote)
+        return close_on(self._remote, handle.remote, lazily=handle.mode == OpenMode.READ)
 
     def close_twin(self, handle: OpenFileHandle) -> None:
         twin, handle.twin = handle.twin, None
@@ -270,7 +270,9 @@ class Server(Calls):
         return self._ask("readdir", lambda remote: remote.readdir(handle))
 
     def closedir(self, handle: RemoteHandle) -> Reply[None]:
-        return Reply.of(None) if self._remote is None else close_on(self._remote, handle)
+        if self._remote is None:
+            return Reply.of(None)
+        return close_on(self._remote, handle, lazily=True)
 
     def symlink(
         self,

@@ -5,12 +5,15 @@ seen, the listings of the directories that it will come to are fetched while it 
 ones before, into the listing cache, where its opendir finds them.
 
 The pattern is trusted after `_TRUSTED` directories in a row that were each a subdirectory of one
-listed before; a single `ls` of a directory and of one below it fetches nothing. A program that asks
+listed before, or one that was opened right after the listing in which it stands: someone who lists
+a directory, and later one below it, has nothing fetched. How many directories are fetched ahead
+doubles with each that is walked to. A program that asks
 for one name after the other, and lists nothing (git, a compiler's search for a header), pays a
 round trip for each: after `_MISSES` names of one directory within `_MISSES_SECONDS` that is listed
-for it, and counts as walked into. Listings answer for what is not in them only to a search, which
-is seen after as many names of one directory that are absent, or one name that is in none of as
-many: who made a name on the server a moment ago finds it.
+for it, and so is the directory above, since the next name is likely to lie beside; both count as
+walked into, so that the first name of a second directory has the walk seen. Listings answer for
+what is not in them only to a search, which is seen after as many names of one directory that are
+absent, or one name that is in none of as many: who made a name on the server a moment ago finds it.
 
 Bounds: at most
 `_IN_FLIGHT` directories at once, and at most a quarter of the listing cache in names that were
@@ -24,6 +27,7 @@ tasks belong to `run`. An opendir that finds its listing under way waits for it 
 
 from __future__ import annotations
 
+import math
 import stat
 from collections import deque
 from typing import TYPE_CHECKING, Final
@@ -42,7 +46,10 @@ if TYPE_CHECKING:
     from pysshfs.vfs.tree import Tree
 
 _TRUSTED: Final = 2
-_IN_FLIGHT: Final = 8
+_RIGHT_AFTER: Final = 0.1  # seconds; programs take less, people more
+_FIRST_AHEAD: Final = 32  # directories, fetched and not asked for, after the first step
+_MOST_DOUBLINGS: Final = 16
+_IN_FLIGHT: Final = 32  # handles at the server, which has a limit of its own
 # Names of one directory that were asked for one by one, and within how many seconds.
 _MISSES: Final = 3
 _MISSES_SECONDS: Final = 2.0
@@ -63,6 +70,9 @@ class WalkAhead:
         self._tree = tree
         self._expected: dict[int, None] = {}  # by inode number, oldest first
         self._streak = 0
+        self._is_walk = False
+        self._listed_at = -math.inf  # when the last listing came, on the cache's clock
+        self._names_asked_at = -math.inf  # when a directory was listed for that, last
         # Directories, each with names below it that are to be fetched, the next one last. Each is
         # held: the kernel need not know it yet.
         self._waiting: deque[tuple[Inode, list[bytes]]] = deque()
@@ -94,12 +104,14 @@ class WalkAhead:
             self._not_unused(number)
             self._wake.set()  # there may be room again
         if number not in self._expected:
-            self._streak = 0
+            self._streak, self._is_walk = 0, False
             self._give_up()
             return
         del self._expected[number]
         self._streak += 1
-        if self._streak >= _TRUSTED:
+        is_at_once = self._tree.cache.clock() < self._listed_at + _RIGHT_AFTER
+        self._is_walk |= is_at_once or self._streak >= _TRUSTED
+        if self._is_walk:
             self._follow(inode)
 
     def missed(self, directory: Inode, name: bytes) -> None:
@@ -114,7 +126,9 @@ class WalkAhead:
         ):
             return
         names = self._missed.get(number, set()) | {name}
-        is_walked_to = number in self._expected and self._streak >= _TRUSTED
+        is_walked_to = number in self._expected and (
+            self._is_walk or self._streak >= self._trusted
+        )
         if len(names) < _MISSES and not is_walked_to:
             self._missed[number] = names
             return
@@ -122,6 +136,31 @@ class WalkAhead:
         self._lately_asked[number] = True
         if number in self._expected:
             self.opened(directory)
+        else:
+            self._streak = max(self._streak, _TRUSTED - 1)
+        self._names_asked_at = self._tree.cache.clock()
+        self._ask_for(directory)
+        above = directory.parent
+        if above is not None and not self._is_known(above.number):
+            self._lately_asked[above.number] = True
+            self._ask_for(above)
+
+    @property
+    def _trusted(self) -> int:
+        """How many steps of a walk make the first name of a directory that is asked for enough:
+        one less for a program that was just seen to ask for names one by one."""
+        is_asking = self._tree.cache.clock() < self._names_asked_at + _MISSES_SECONDS
+        return _TRUSTED - 1 if is_asking else _TRUSTED
+
+    def _is_known(self, number: int) -> bool:
+        return (
+            number in self._under_way
+            or number in self._lately_asked
+            or number in self._too_long
+            or self._tree.cache.listing(number) is not None
+        )
+
+    def _ask_for(self, directory: Inode) -> None:
         if directory not in self._asked and len(self._asked) < _MOST_WAITING:
             self._tree.inodes.hold(directory)
             self._asked.append(directory)
@@ -152,7 +191,8 @@ class WalkAhead:
             self._expected[self._tree.inodes.number_for(inode, name)] = None
         while len(self._expected) > _MOST_EXPECTED:
             del self._expected[next(iter(self._expected))]
-        if self._streak >= _TRUSTED:
+        self._listed_at = self._tree.cache.clock()
+        if self._is_walk:
             # What lies below comes before what lies beside: walks go down first.
             self._enqueue(inode, below, self._waiting.appendleft)
 
@@ -192,7 +232,11 @@ class WalkAhead:
             self._tree.inodes.let_go(self._waiting.pop()[0])
 
     def _has_next(self) -> bool:
-        return bool(self._asked) or (bool(self._waiting) and self._has_room())
+        if self._asked:
+            return True
+        ahead = len(self._unused) + len(self._under_way)
+        most = _FIRST_AHEAD << min(max(self._streak - 1, 0), _MOST_DOUBLINGS)
+        return bool(self._waiting) and ahead < most and self._has_room()
 
     def _take_asked(self) -> Inode | None:
         """Likewise, of those whose names are asked for. What is remembered has not answered."""

@@ -1,21 +1,23 @@
 """`Mount`: a `Filesystem` on a fake server, driven as the kernel drives it.
 
 It counts the lookups that it is given and forgets them at the end, by numbers, so that a test can
-say "open this path" without walking there.
+say "open this path" without walking there. What is at hand is answered at once, as on a real mount
+(`AskedAtHand`).
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import trio
 import trio.testing
 
+from pysshfs.errors import FilesystemError
 from pysshfs.vfs.config import VfsConfig
-from pysshfs.vfs.filesystem import ROOT_NUMBER, Entry, Filesystem
+from pysshfs.vfs.filesystem import ROOT_NUMBER, Entry, Filesystem, OpenReply, WriteReply
 from tests.support.fake_remote import OPENSSH, FakeRemote
 
 if TYPE_CHECKING:
@@ -23,6 +25,52 @@ if TYPE_CHECKING:
 
     from pysshfs.remotefs import AttributeChange, Capabilities
     from tests.support.memory_tree import MemoryTree
+
+
+class AskedAtHand(Filesystem):
+    """Each operation that can be asked for what is at hand is, first, as `_quick.c` does; a request
+    that it declines must have changed nothing."""
+
+    async def lookup(self, parent: int, name: bytes) -> Entry | None:
+        with suppress(FilesystemError):
+            entry = self.at_hand.lookup(parent, name)
+            if entry is not None:
+                return entry if entry.number else None
+        return await super().lookup(parent, name)
+
+    async def getattr(self, number: int) -> Entry:
+        with suppress(FilesystemError):
+            entry = self.at_hand.getattr(number)
+            if entry is not None:
+                return entry
+        return await super().getattr(number)
+
+    async def open(self, number: int, flags: int) -> OpenReply:
+        with suppress(FilesystemError):
+            opened = self.at_hand.open(number, flags)
+            if opened is not None:
+                return opened
+        return await super().open(number, flags)
+
+    async def read(self, fh: int, offset: int, length: int) -> bytes:
+        data = self.at_hand.read(fh, offset, length)
+        return await super().read(fh, offset, length) if data is None else data
+
+    async def write(
+        self, fh: int, offset: int, data: bytes, from_page_cache: bool = False
+    ) -> WriteReply:
+        written = self.at_hand.write(fh, offset, data)
+        if written is not None:
+            return WriteReply(written, offset_moved=False)
+        return await super().write(fh, offset, data, from_page_cache)
+
+    async def flush(self, fh: int) -> None:
+        if not self.at_hand.flush(fh):
+            await super().flush(fh)
+
+    async def release(self, fh: int) -> None:
+        if not self.at_hand.release(fh):
+            await super().release(fh)
 
 
 class Mount:
@@ -146,7 +194,7 @@ async def mounted(
     """A mount for one test, which closes what it opens. That nothing is open on the server any
     more, and that the budgets are whole again, is asserted here."""
     async with FakeRemote.serve(tree, capabilities, latency) as remote:
-        fs = Filesystem(remote, config or VfsConfig(), clock=trio.current_time)
+        fs = AskedAtHand(remote, config or VfsConfig(), clock=trio.current_time)
         remote.on_lost = fs.server.lost
         async with trio.open_nursery() as nursery:
             nursery.start_soon(fs.run)

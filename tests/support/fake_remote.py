@@ -122,6 +122,7 @@ class FakeRemote:
         self.strange_entries: list[DirectoryEntry] = []  # put into every listing, unchecked
         self.overridden: dict[bytes, Attributes] = {}  # what lstat says of a path, whatever is true
         self.calls: list[tuple[str, ...]] = []
+        self.closed_lazily: list[bool] = []  # of each CLOSE
         self.most_in_flight = 0
         self.most_handles = 0
         self._handles: dict[bytes, _Handle] = {}
@@ -449,10 +450,11 @@ class FakeRemote:
     def _close_unwanted(self, handle: RemoteHandle) -> None:
         del self._handles[handle.token]
 
-    def close(self, handle: RemoteHandle) -> Reply[None]:
+    def close(self, handle: RemoteHandle, *, lazily: bool = False) -> Reply[None]:
         def work(_: _Handle) -> None:
             del self._handles[handle.token]
 
+        self.closed_lazily.append(lazily)
         return self._on_handle(work, "close", handle)
 
     def read(self, handle: RemoteHandle, offset: int, length: int) -> Reply[bytes]:

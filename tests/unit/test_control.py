@@ -97,8 +97,9 @@ class Daemon:
         self.connection = FakeConnection()
         self.filesystem = FakeFilesystem()
         self.requests = SimpleNamespace(
-            served=100, interrupts_seen=3, interrupts_honoured=2, interrupted_in_flight=1, active=[]
-        )
+            served=100, answered_at_once=40, interrupts_seen=3, interrupts_honoured=2,
+            interrupted_in_flight=1, active=[],
+        )  # fmt: skip
         self.saved = ["/home/u/.local/state/pysshfs/undelivered/20261120T132501Z-1-%2Fa.data"]
         session = SimpleNamespace(requests=self.requests, negotiated={}, connection=7)
         self._server = ControlServer(

@@ -86,6 +86,38 @@ async def test_in_the_order_of_inode_numbers_as_cp_sorts() -> None:
         assert mount.remote.count("open") == 100
 
 
+async def test_in_the_order_of_names_as_shells_and_git_do() -> None:
+    tree = MemoryTree()
+    for i in range(100):  # the listing has them in this order
+        name = b"f%03d" % (i * 37 % 100)
+        tree.write_file(name, content(name))
+    async with mounted(tree, latency=ROUND_TRIP) as mount:
+        names = await mount.names()
+        assert names != sorted(names)
+        began = trio.current_time()
+        for name in sorted(names):
+            assert await read(mount, name) == content(name)
+        assert trio.current_time() - began < 25 * ROUND_TRIP
+        assert mount.remote.count("open") == 100
+        assert ahead(mount) == (97, 0)
+
+
+async def test_several_are_asked_for_at_once() -> None:
+    """A program that is fed file by file costs both ends a wake-up for each."""
+    async with mounted(files(400)) as mount:
+        names = await mount.names()
+        asked_with: list[int] = []
+        for name in names:
+            before = mount.remote.count("open")
+            await read(mount, name)
+            await settle()
+            if mount.remote.count("open") > before:
+                asked_with.append(mount.remote.count("open") - before)
+        assert sum(asked_with) == 400
+        assert len(asked_with) < 60
+        assert max(asked_with) >= 2 * prefetch._MOST_FILES // prefetch._SHARE_AT_ONCE - 1
+
+
 async def test_a_walk_goes_on_into_the_next_directories() -> None:
     tree = MemoryTree()
     for i in range(30):
@@ -301,3 +333,42 @@ async def test_what_the_kernel_has_in_its_cache_is_not_read_again() -> None:
             assert opened.keep_cache
             await mount.close(opened.fh)
         assert mount.remote.count("read") == reads
+
+
+async def test_the_kernel_is_given_what_is_here_whole() -> None:
+    """But for somebody else's open file, whose pages may be waited for."""
+    async with mounted(files(30)) as mount:
+        await begin_in_order(mount)
+        third, fourth = await mount.number(b"f003"), await mount.number(b"f004")
+        opened = await mount.fs.open(third, os.O_RDONLY)
+        assert opened.content == content(b"f003")
+        again = await mount.fs.open(third, os.O_RDONLY)
+        assert again.content == b""
+        for fh in (opened.fh, again.fh):
+            await mount.close(fh)
+        writer = await mount.fs.open(fourth, os.O_WRONLY)
+        assert writer.content == b""
+        reader = await mount.fs.open(fourth, os.O_RDONLY)
+        assert reader.content == b""
+        for fh in (writer.fh, reader.fh):
+            await mount.close(fh)
+
+
+async def test_the_kernel_is_given_nothing_of_what_is_not_here_whole() -> None:
+    tree = files(3)
+    tree.write_file(b"f003", b"x" * (prefetch._PER_FILE + 1))
+    tree.write_file(b"f004", b"")
+    async with mounted(tree) as mount:
+        await begin_in_order(mount)
+        for name in (b"f003", b"f004"):
+            opened = await mount.fs.open(await mount.number(name), os.O_RDONLY)
+            assert opened.content == b""
+            await mount.close(opened.fh)
+
+
+async def test_the_kernel_is_given_nothing_that_it_is_not_to_keep() -> None:
+    async with mounted(files(10), config=VfsConfig(direct_io=True)) as mount:
+        await begin_in_order(mount)
+        opened = await mount.fs.open(await mount.number(b"f003"), os.O_RDONLY)
+        assert opened.content == b""
+        await mount.close(opened.fh)

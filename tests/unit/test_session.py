@@ -18,6 +18,8 @@ from pysshfs.remote import wire
 from pysshfs.remote.session import SftpSession
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pysshfs.reply import Reply
 
 
@@ -457,3 +459,67 @@ async def test_silence_counts_from_the_last_byte_or_the_oldest_request() -> None
     assert peer.session.silence() == 3
     peer.session.fail(ConnectionLostError())
     assert peer.session.silence() == 0
+
+
+class Waits:
+    """Takes what a session wants to be called for, `soon` and `later`."""
+
+    def __init__(self) -> None:
+        self.soon: list[Callable[[], bool]] = []
+        self.later: list[Callable[[], bool]] = []
+
+    def over(self, which: list[Callable[[], bool]]) -> None:
+        due = which[:]
+        which.clear()
+        for write in due:
+            write()
+
+
+def waiting_peer() -> tuple[Peer, Waits]:
+    waits = Waits()
+    peer = Peer()
+    peer.session = SftpSession(peer.losses.append, waits.soon.append, waits.later.append)
+    peer.session.connection_made(cast("asyncssh.SSHClientChannel[bytes]", peer))
+    return peer, waits
+
+
+def close_lazily(peer: Peer) -> None:
+    peer.session.request(wire.FXP_CLOSE, lazily=True)
+
+
+def kinds(peer: Peer) -> list[int]:
+    found, data = [], b"".join(peer.sent)
+    while data:
+        found.append(data[4])
+        data = data[4 + int.from_bytes(data[:4], "big") :]
+    return found
+
+
+def test_what_nobody_waits_for_goes_with_what_is_sent_next_and_in_its_turn() -> None:
+    peer, waits = waiting_peer()
+    close_lazily(peer)
+    close_lazily(peer)
+    assert not waits.soon
+    assert len(waits.later) == 1
+    peer.remove()
+    waits.over(waits.soon)
+    assert kinds(peer) == [wire.FXP_CLOSE, wire.FXP_CLOSE, wire.FXP_REMOVE]
+    waits.over(waits.later)
+    assert len(kinds(peer)) == 3
+
+
+def test_what_nobody_waits_for_goes_by_itself_in_the_end() -> None:
+    peer, waits = waiting_peer()
+    for _ in range(2):
+        close_lazily(peer)
+        assert not waits.soon
+        waits.over(waits.later)
+    assert kinds(peer) == [wire.FXP_CLOSE] * 2
+
+
+def test_what_nobody_waits_for_is_sent_before_the_session_is_closed() -> None:
+    peer, _ = waiting_peer()
+    close_lazily(peer)
+    peer.session.close()
+    assert kinds(peer) == [wire.FXP_CLOSE]
+    assert peer.closed == 1
