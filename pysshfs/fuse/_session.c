@@ -19,6 +19,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
@@ -358,10 +359,22 @@ int exported_receive_buf(struct fuse_session *se, struct fuse_buf *buf)
     return result == -EAGAIN ? -EINTR : result;
 }
 
-/* Behind a request that was answered on the spot the next one often waits already (the RELEASE of one
- * file, the OPEN of the next): it is taken at once, without asking trio whether there is one. Not
- * without end: whatever else the daemon has to do waits meanwhile. */
+/* Behind a request that was answered on the spot the next one is there already (the RELEASE of one
+ * file, the OPEN of the next), or comes in a moment, when the program that has its answer goes on. So
+ * it is waited for here, much more briefly than it takes to have trio wait. Not without end: whatever
+ * else the daemon has to do waits meanwhile. */
 #define MOST_AT_ONCE 32
+#define MOMENT 20000 /* nanoseconds */
+
+static int next_request(receive_function receive, struct fuse_session *se, struct fuse_buf *buf)
+{
+    int received = receive(se, buf);
+    if (received != -EAGAIN)
+        return received;
+    struct pollfd readable = {device, POLLIN, 0};
+    struct timespec moment = {0, MOMENT};
+    return ppoll(&readable, 1, &moment, NULL) == 1 ? receive(se, buf) : -EAGAIN;
+}
 
 void exported_process_buf(struct fuse_session *se, const struct fuse_buf *buf)
 {
@@ -375,7 +388,8 @@ void exported_process_buf(struct fuse_session *se, const struct fuse_buf *buf)
         quick_answered = 0;
         real(se, buf);
         /* The buffer is its caller's, who has it filled the same way. */
-        if (!quick_answered || left == 1 || receive(se, (struct fuse_buf *)buf) <= 0)
+        /* The buffer is its caller's, who has it filled the same way. */
+        if (!quick_answered || left == 1 || next_request(receive, se, (struct fuse_buf *)buf) <= 0)
             return;
     }
 }
