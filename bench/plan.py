@@ -38,8 +38,8 @@ _WHOLE = Scale(files=1024, changed_files=1024, data=256 << 20, reads=200, writes
 #: From which round-trip time on (ms) how much is done: what takes sshfs minutes is cut down.
 SCALES = {
     0.0: _WHOLE,
-    10.0: Scale(files=512, changed_files=128, data=64 << 20, reads=200, writes=4096),
-    50.0: Scale(files=192, changed_files=32, data=64 << 20, reads=100, writes=4096),
+    10.0: Scale(files=1024, changed_files=128, data=64 << 20, reads=200, writes=4096),
+    50.0: Scale(files=1024, changed_files=32, data=64 << 20, reads=100, writes=4096),
 }
 #: The same for a quick look.
 _QUICK = {
