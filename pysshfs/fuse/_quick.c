@@ -13,10 +13,14 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum operation { LOOKUP, GETATTR, OPEN, READ, WRITE, FLUSH, RELEASE, RELEASEDIR, OPERATIONS };
+enum operation {
+    LOOKUP, GETATTR, OPEN, READ, WRITE, FLUSH, RELEASE, OPENDIR, READDIR, RELEASEDIR, OPERATIONS
+};
 
-static const char *const names[OPERATIONS] = {"lookup", "getattr", "open",    "read",
-                                              "write",  "flush",   "release", "releasedir"};
+static const char *const names[OPERATIONS] = {
+    "lookup", "getattr", "open",    "read",    "write",
+    "flush",  "release", "opendir", "readdir", "releasedir",
+};
 static PyObject *handlers[OPERATIONS];
 
 int quick_answered;
@@ -175,6 +179,64 @@ int quick_flush(fuse_req_t req, const struct fuse_file_info *fi)
 int quick_release(fuse_req_t req, const struct fuse_file_info *fi)
 {
     return done(RELEASE, req, fi);
+}
+
+int quick_opendir(fuse_req_t req, fuse_ino_t ino, const struct fuse_file_info *fi)
+{
+    if (handlers[OPENDIR] == NULL)
+        return 0;
+    PyObject *answer = asked(OPENDIR, Py_BuildValue("(K)", (unsigned long long)ino));
+    if (answer == NULL)
+        return 0;
+    struct fuse_file_info told = *fi;
+    told.fh = PyLong_AsUnsignedLongLong(answer);
+    int is_right = !PyErr_Occurred();
+    if (is_right)
+        fuse_reply_open(req, &told);
+    return replied(req, answer, is_right);
+}
+
+/* What fills the buffer from `used` on: (name, next offset, entry). -1 when it does not fit, which
+ * was asked for in vain, or is of the wrong form. */
+static Py_ssize_t add_name(fuse_req_t req, PyObject *item, char *buffer, size_t size, size_t used)
+{
+    const char *name;
+    long long next;
+    PyObject *told;
+    struct fuse_entry_param entry;
+    if (!PyArg_ParseTuple(item, "yLO!", &name, &next, &PyTuple_Type, &told) ||
+        !parse_entry(told, &entry))
+        return -1;
+    /* A bare name: no lookup, hence no node; and without its own number programs would not see it. */
+    if (entry.attr_timeout < 0) {
+        entry.ino = 0;
+        entry.entry_timeout = entry.attr_timeout = 0;
+    }
+    size_t length = fuse_add_direntry_plus(req, buffer + used, size - used, name, &entry, next);
+    return length <= size - used ? (Py_ssize_t)length : -1;
+}
+
+int quick_readdirplus(fuse_req_t req, size_t size, off_t off, const struct fuse_file_info *fi)
+{
+    if (handlers[READDIR] == NULL)
+        return 0;
+    PyObject *answer =
+        asked(READDIR, Py_BuildValue("KLn", (unsigned long long)fi->fh, (long long)off,
+                                     (Py_ssize_t)size));
+    if (answer == NULL)
+        return 0;
+    char *buffer = malloc(size);
+    size_t used = 0;
+    int is_right = buffer != NULL && PyList_Check(answer);
+    for (Py_ssize_t i = 0; is_right && i < PyList_GET_SIZE(answer); i++) {
+        Py_ssize_t length = add_name(req, PyList_GET_ITEM(answer, i), buffer, size, used);
+        is_right = length >= 0;
+        used += is_right ? (size_t)length : 0;
+    }
+    if (is_right)
+        fuse_reply_buf(req, buffer, used);
+    free(buffer);
+    return replied(req, answer, is_right);
 }
 
 int quick_releasedir(fuse_req_t req, const struct fuse_file_info *fi)

@@ -17,6 +17,8 @@ int quick_write(fuse_req_t req, const char *buf, size_t size, off_t off,
                 const struct fuse_file_info *fi);
 int quick_flush(fuse_req_t req, const struct fuse_file_info *fi);
 int quick_release(fuse_req_t req, const struct fuse_file_info *fi);
+int quick_opendir(fuse_req_t req, fuse_ino_t ino, const struct fuse_file_info *fi);
+int quick_readdirplus(fuse_req_t req, size_t size, off_t off, const struct fuse_file_info *fi);
 int quick_releasedir(fuse_req_t req, const struct fuse_file_info *fi);
 
 /* Whether the last request that libfuse handed over was answered by one of these. */

@@ -132,8 +132,8 @@ WRAP_UNLESS(quick_flush(req, fi), flush, ino, 0, (fuse_req_t req, fuse_ino_t ino
 WRAP_UNLESS(quick_release(req, fi), release, ino, 0, (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi), (req, ino, fi))
 WRAP(fsync, ino, 0, (fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi),
      (req, ino, datasync, fi))
-WRAP(opendir, ino, 0, (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi), (req, ino, fi))
-WRAP(readdirplus, ino, 0,
+WRAP_UNLESS(quick_opendir(req, ino, fi), opendir, ino, 0, (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi), (req, ino, fi))
+WRAP_UNLESS(quick_readdirplus(req, size, off, fi), readdirplus, ino, 0,
      (fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi),
      (req, ino, size, off, fi))
 WRAP_UNLESS(quick_releasedir(req, fi), releasedir, ino, 0, (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi),

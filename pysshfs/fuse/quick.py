@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from pysshfs.errors import FilesystemError
 from pysshfs.fuse.binding import _session
@@ -22,12 +22,18 @@ if TYPE_CHECKING:
     from pysshfs.fuse.operations import Operations
     from pysshfs.fuse.requests import Requests
     from pysshfs.vfs.athand import AtHand
+    from pysshfs.vfs.directories import ListReply
     from pysshfs.vfs.kernelcache import Entry
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
+
+# struct fuse_direntplus of linux/fuse.h: what comes before the name, and to what all is rounded up.
+_DIRENTPLUS: Final = 128 + 24
+_ALIGNMENT: Final = 8
+_BARE: Final = -1.0  # no timeout is
 
 
 def answer(at_hand: AtHand, operations: Operations, requests: Requests) -> None:
@@ -66,9 +72,13 @@ def answer(at_hand: AtHand, operations: Operations, requests: Requests) -> None:
     def write(fh: int, offset: int, data: bytes, from_page_cache: bool) -> int | None:
         return at_hand.write(fh, offset, data)
 
+    def readdir(fh: int, offset: int, size: int) -> list[tuple[object, ...]] | None:
+        replies = at_hand.readdir(fh, offset, _Room(size).has_one_for)
+        return None if replies is None else [_listed(reply) for reply in replies]
+
     handlers = (
-        lookup, getattr, open, write, at_hand.read, at_hand.flush, at_hand.release,
-        at_hand.releasedir,
+        lookup, getattr, open, write, readdir, at_hand.read, at_hand.flush, at_hand.release,
+        at_hand.opendir, at_hand.releasedir,
     )  # fmt: skip
     is_traced = trace.isEnabledFor(logging.DEBUG)
     _session.answer_quickly(
@@ -85,3 +95,21 @@ def _told(entry: Entry | None) -> tuple[float, ...] | None:
         entry.number, known.mode, known.uid, known.gid, known.size, known.atime, known.mtime,
         entry.entry_timeout, entry.attribute_timeout,
     )  # fmt: skip
+
+
+class _Room:
+    """What is left of a readdirplus reply of `size` bytes."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    def has_one_for(self, name: bytes) -> bool:
+        self._left -= -(-(_DIRENTPLUS + len(name)) // _ALIGNMENT) * _ALIGNMENT
+        return self._left >= 0
+
+
+def _listed(reply: ListReply) -> tuple[object, ...]:
+    """A name, where the next one is, and its entry. Without attributes it is for readdir only,
+    which `_quick.c` is told by the last number."""
+    told = _told(reply.entry) or (reply.number, reply.kind, 0, 0, 0, 0, 0, 0.0, _BARE)
+    return reply.name, reply.next_offset, told

@@ -9,15 +9,17 @@ No state but the tables that it shares with `Filesystem`. Nothing suspends.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Literal
 
+from pysshfs.vfs.directories import DirectoryStream
 from pysshfs.vfs.kernelcache import Entry
 from pysshfs.vfs.sanity import FileAttributes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pysshfs.vfs.directories import DirectoryStream
+    from pysshfs.vfs.directories import ListReply
     from pysshfs.vfs.files import Files
     from pysshfs.vfs.namespace import Namespace
     from pysshfs.vfs.openfile import Opened, OpenFile, OpenReply
@@ -38,6 +40,7 @@ class AtHand:
         open_files: dict[int, OpenFile],
         directories: dict[int, DirectoryStream],
         opened: Callable[[Opened], OpenReply],
+        registered: Callable[[DirectoryStream], int],
     ) -> None:
         self._tree = tree
         self._files = files
@@ -45,6 +48,7 @@ class AtHand:
         self._open_files = open_files
         self._directories = directories
         self._opened = opened
+        self._registered = registered
 
     def lookup(self, parent: int, name: bytes) -> Entry | None:
         """The entry of a name that is there, with one more lookup to forget; number 0 for one that
@@ -87,6 +91,23 @@ class AtHand:
             return None
         self._files.release(file)
         return True
+
+    def opendir(self, number: int) -> int | None:
+        stream = DirectoryStream(self._tree, self._tree.inodes.get(number))
+        return self._registered(stream) if stream.open_at_hand() else None
+
+    def readdir(
+        self, fh: int, offset: int, room: Callable[[bytes], bool]
+    ) -> list[ListReply] | None:
+        """The names from `offset` on, delivered, as long as there is `room` for one more."""
+        stream = self._directories.get(fh)
+        replies = None if stream is None else stream.entries_at_hand(offset)
+        if stream is None or replies is None:
+            return None
+        told = list(itertools.takewhile(lambda reply: room(reply.name), replies))
+        for reply in told:
+            stream.delivered(reply)
+        return told
 
     def releasedir(self, fh: int) -> Literal[True]:
         stream = self._directories.pop(fh, None)

@@ -33,6 +33,8 @@ from pysshfs.vfs.listing import Listing
 from pysshfs.vfs.sanity import checked_attributes, is_safe_name
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pysshfs.remotefs import Attributes, DirectoryEntry, RemoteHandle
     from pysshfs.reply import Reply
     from pysshfs.vfs.inodes import Inode
@@ -101,6 +103,17 @@ class DirectoryStream:
             await fetching.wait()
         await self._open()
 
+    def open_at_hand(self) -> bool:
+        """The same, where the listing is here. Whether it was."""
+        walk = self._tree.walk
+        cached = self._tree.cache.listing(self.inode.number)
+        if cached is None or walk.under_way(self.inode) is not None:
+            return False
+        walk.opened(self.inode)
+        self._tree.files_ahead.entered(self.inode)
+        self._take(cached)
+        return True
+
     async def read_ahead(self, most: int) -> int | None:
         """Read all of it for the listing cache, for no program yet; how many names there are. None
         when there are more than `most`: a server may have names without end."""
@@ -116,16 +129,19 @@ class DirectoryStream:
         self.begun_at = tree.mutations
         cached = tree.cache.listing(self.inode.number)
         if cached is not None:
-            self._entries = cached.entries
-            self._newest = len(self._entries)
-            self.expires = cached.expires
-            self.begun_at = cached.begun_at
-            self._complete = True
+            self._take(cached)
             return
         self._asked_at = tree.cache.clock()
         self.expires = self._asked_at + tree.config.stat_timeout
         self._handle = await tree.server.opendir(self.inode.path())
         self._ask()
+
+    def _take(self, cached: CachedListing) -> None:
+        self._entries = cached.entries
+        self._newest = len(self._entries)
+        self.expires = cached.expires
+        self.begun_at = cached.begun_at
+        self._complete = True
 
     async def rewind(self) -> None:
         """A new snapshot for rewinddir."""
@@ -146,6 +162,27 @@ class DirectoryStream:
         while len(self._in_flight) < self._depth:
             self._in_flight.append(self._tree.server.readdir(self._handle))
             self._sent_at.append(self._tree.cache.clock())
+
+    def entries_at_hand(self, offset: int) -> Iterator[ListReply] | None:
+        """What `Filesystem.readdir` gives from `offset` on, if all of it is here."""
+        if not self._complete or (offset == 0 and self.was_read):
+            return None
+        self.was_read = True
+        return self._replies(offset)
+
+    def _replies(self, offset: int) -> Iterator[ListReply]:
+        yield from self.dots(offset)
+        for index in range(max(offset - 2, 0), len(self._entries)):
+            entry = self._entries[index]
+            if entry.name not in self.removed:
+                yield self.describe(entry, index + 3)
+
+    def dots(self, offset: int) -> Iterator[ListReply]:
+        """`.` and `..`, as far as they come at `offset` or later."""
+        above = self.inode.parent or self.inode
+        for place, (name, inode) in enumerate(((b".", self.inode), (b"..", above)), 1):
+            if offset < place:
+                yield ListReply(name, inode.number, stat.S_IFDIR, place, None)
 
     async def entry_at(self, index: int) -> ListedEntry | None:
         """The entry with this number, None past the end."""

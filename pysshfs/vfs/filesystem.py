@@ -92,6 +92,7 @@ class Filesystem:
             self._open_files,
             self._directories,
             self._opened,
+            lambda stream: self._new_fh(self._directories, stream),
         )
 
     async def run(self) -> None:
@@ -317,12 +318,8 @@ class Filesystem:
         if offset == 0 and stream.was_read:
             await stream.rewind()
         stream.was_read = True
-        inode = stream.inode
-        if offset < 1:
-            yield ListReply(b".", inode.number, 0o040000, 1, None)
-        if offset < 2:
-            above = inode.parent or inode
-            yield ListReply(b"..", above.number, 0o040000, 2, None)
+        for dot in stream.dots(offset):
+            yield dot
         index = max(offset - 2, 0)
         while (entry := await stream.entry_at(index)) is not None:
             index += 1

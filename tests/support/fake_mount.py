@@ -68,6 +68,13 @@ class AskedAtHand(Filesystem):
         if not self.at_hand.flush(fh):
             await super().flush(fh)
 
+    async def opendir(self, number: int) -> int:
+        with suppress(FilesystemError):
+            fh = self.at_hand.opendir(number)
+            if fh is not None:
+                return fh
+        return await super().opendir(number)
+
     async def release(self, fh: int) -> None:
         if not self.at_hand.release(fh):
             await super().release(fh)
