@@ -19,7 +19,6 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
@@ -27,6 +26,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #define EXPORT __attribute__((visibility("default")))
@@ -361,19 +361,23 @@ int exported_receive_buf(struct fuse_session *se, struct fuse_buf *buf)
 
 /* Behind a request that was answered on the spot the next one is there already (the RELEASE of one
  * file, the OPEN of the next), or comes in a moment, when the program that has its answer goes on. So
- * it is waited for here, much more briefly than it takes to have trio wait. Not without end: whatever
- * else the daemon has to do waits meanwhile. */
+ * the device is looked at again and again for that long, which is less than a turn of trio's takes;
+ * to sleep for it would take longer by as much as it takes to be woken. Not without end: whatever else
+ * the daemon has to do waits meanwhile. */
 #define MOST_AT_ONCE 32
-#define MOMENT 20000 /* nanoseconds */
+#define MOMENT 40000 /* nanoseconds */
 
 static int next_request(receive_function receive, struct fuse_session *se, struct fuse_buf *buf)
 {
-    int received = receive(se, buf);
-    if (received != -EAGAIN)
-        return received;
-    struct pollfd readable = {device, POLLIN, 0};
-    struct timespec moment = {0, MOMENT};
-    return ppoll(&readable, 1, &moment, NULL) == 1 ? receive(se, buf) : -EAGAIN;
+    struct timespec began, now;
+    clock_gettime(CLOCK_MONOTONIC, &began);
+    for (;;) {
+        int received = receive(se, buf);
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        long passed = (now.tv_sec - began.tv_sec) * 1000000000L + now.tv_nsec - began.tv_nsec;
+        if (received != -EAGAIN || passed > MOMENT)
+            return received;
+    }
 }
 
 void exported_process_buf(struct fuse_session *se, const struct fuse_buf *buf)
