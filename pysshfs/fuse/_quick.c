@@ -14,12 +14,13 @@
 #include <sys/stat.h>
 
 enum operation {
-    LOOKUP, GETATTR, OPEN, READ, WRITE, FLUSH, RELEASE, OPENDIR, READDIR, RELEASEDIR, OPERATIONS
+    LOOKUP, GETATTR, SETATTR, CREATE, UNLINK, OPEN, READ, WRITE, FLUSH, RELEASE, OPENDIR, READDIR,
+    RELEASEDIR, OPERATIONS
 };
 
 static const char *const names[OPERATIONS] = {
-    "lookup", "getattr", "open",    "read",    "write",
-    "flush",  "release", "opendir", "readdir", "releasedir",
+    "lookup", "getattr", "setattr", "create",  "unlink",  "open",       "read",
+    "write",  "flush",   "release", "opendir", "readdir", "releasedir",
 };
 static PyObject *handlers[OPERATIONS];
 
@@ -104,6 +105,77 @@ int quick_getattr(fuse_req_t req, fuse_ino_t ino)
     if (is_right)
         fuse_reply_attr(req, &entry.attr, entry.attr_timeout);
     return replied(req, answer, is_right);
+}
+
+/* A new reference: what is to be set, or None. */
+static PyObject *wanted(int is_set, long long value)
+{
+    if (is_set)
+        return PyLong_FromLongLong(value);
+    Py_RETURN_NONE;
+}
+
+int quick_setattr(fuse_req_t req, fuse_ino_t ino, const struct stat *attr, int to_set,
+                  const struct fuse_file_info *fi)
+{
+    /* Not a size, which has to be prepared for, nor what the kernel has not computed itself. */
+    const int simple = FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID |
+                       FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_CTIME;
+    if (handlers[SETATTR] == NULL || (to_set & ~simple) != 0)
+        return 0;
+    PyObject *answer = asked(
+        SETATTR, Py_BuildValue("KNNNNNN", (unsigned long long)ino,
+                               wanted(to_set & FUSE_SET_ATTR_MODE, attr->st_mode & 07777),
+                               wanted(to_set & FUSE_SET_ATTR_UID, attr->st_uid),
+                               wanted(to_set & FUSE_SET_ATTR_GID, attr->st_gid),
+                               wanted(to_set & FUSE_SET_ATTR_ATIME, attr->st_atime),
+                               wanted(to_set & FUSE_SET_ATTR_MTIME, attr->st_mtime),
+                               wanted(fi != NULL, fi != NULL ? (long long)fi->fh : 0)));
+    if (answer == NULL)
+        return 0;
+    struct fuse_entry_param entry;
+    int is_right = parse_entry(answer, &entry);
+    if (is_right)
+        fuse_reply_attr(req, &entry.attr, entry.attr_timeout);
+    return replied(req, answer, is_right);
+}
+
+int quick_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+                 const struct fuse_file_info *fi)
+{
+    if (handlers[CREATE] == NULL)
+        return 0;
+    PyObject *answer =
+        asked(CREATE, Py_BuildValue("KyIi", (unsigned long long)parent, name, (unsigned)mode,
+                                    fi->flags));
+    if (answer == NULL)
+        return 0;
+    struct fuse_file_info opened = *fi;
+    struct fuse_entry_param entry;
+    unsigned long long fh;
+    int direct_io, keep_cache;
+    PyObject *told;
+    int is_right = PyArg_ParseTuple(answer, "KppO!", &fh, &direct_io, &keep_cache, &PyTuple_Type,
+                                    &told) &&
+                   parse_entry(told, &entry);
+    if (is_right) {
+        opened.fh = fh;
+        opened.direct_io = direct_io != 0;
+        opened.keep_cache = keep_cache != 0;
+        fuse_reply_create(req, &entry, &opened);
+    }
+    return replied(req, answer, is_right);
+}
+
+int quick_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+    if (handlers[UNLINK] == NULL)
+        return 0;
+    PyObject *answer = asked(UNLINK, Py_BuildValue("Ky", (unsigned long long)parent, name));
+    if (answer == NULL)
+        return 0;
+    fuse_reply_err(req, 0);
+    return replied(req, answer, 1);
 }
 
 int quick_open(fuse_req_t req, fuse_ino_t ino, const struct fuse_file_info *fi)

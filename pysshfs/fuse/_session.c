@@ -101,7 +101,7 @@ static void begin(fuse_req_t req, const char *operation, fuse_ino_t ino, unsigne
 
 WRAP_UNLESS(quick_lookup(req, parent, name), lookup, parent, 0, (fuse_req_t req, fuse_ino_t parent, const char *name), (req, parent, name))
 WRAP_UNLESS(quick_getattr(req, ino), getattr, ino, 0, (fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi), (req, ino, fi))
-WRAP(setattr, ino, (unsigned)to_set,
+WRAP_UNLESS(quick_setattr(req, ino, attr, to_set, fi), setattr, ino, (unsigned)to_set,
      (fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi),
      (req, ino, attr, to_set, fi))
 WRAP(readlink, ino, 0, (fuse_req_t req, fuse_ino_t ino), (req, ino))
@@ -109,7 +109,7 @@ WRAP(mknod, parent, 0, (fuse_req_t req, fuse_ino_t parent, const char *name, mod
      (req, parent, name, mode, rdev))
 WRAP(mkdir, parent, 0, (fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode),
      (req, parent, name, mode))
-WRAP(unlink, parent, 0, (fuse_req_t req, fuse_ino_t parent, const char *name), (req, parent, name))
+WRAP_UNLESS(quick_unlink(req, parent, name), unlink, parent, 0, (fuse_req_t req, fuse_ino_t parent, const char *name), (req, parent, name))
 WRAP(rmdir, parent, 0, (fuse_req_t req, fuse_ino_t parent, const char *name), (req, parent, name))
 WRAP(symlink, parent, 0,
      (fuse_req_t req, const char *link, fuse_ino_t parent, const char *name),
@@ -142,7 +142,7 @@ WRAP(fsyncdir, ino, 0, (fuse_req_t req, fuse_ino_t ino, int datasync, struct fus
      (req, ino, datasync, fi))
 WRAP(statfs, ino, 0, (fuse_req_t req, fuse_ino_t ino), (req, ino))
 WRAP(access, ino, 0, (fuse_req_t req, fuse_ino_t ino, int mask), (req, ino, mask))
-WRAP(create, parent, 0,
+WRAP_UNLESS(quick_create(req, parent, name, mode, fi), create, parent, 0,
      (fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, struct fuse_file_info *fi),
      (req, parent, name, mode, fi))
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 from pysshfs.errors import FilesystemError
 from pysshfs.fuse.binding import _session
 from pysshfs.fuse.requests import trace
+from pysshfs.remotefs import AttributeChange
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +63,24 @@ def answer(at_hand: AtHand, operations: Operations, requests: Requests) -> None:
     def getattr(number: int) -> tuple[float, ...] | None:
         return _told(at_hand.getattr(number))
 
+    def setattr(
+        number: int, mode: int | None, uid: int | None, gid: int | None, atime: int | None,
+        mtime: int | None, fh: int | None,
+    ) -> tuple[float, ...] | None:  # fmt: skip
+        change = AttributeChange(mode, None, uid, gid, atime, mtime)
+        if change == AttributeChange():
+            return _told(at_hand.getattr(number))
+        return _told(at_hand.setattr(number, change, fh))
+
+    def create(
+        parent: int, name: bytes, mode: int, flags: int
+    ) -> tuple[int, bool, bool, tuple[float, ...] | None] | None:
+        made = at_hand.create(parent, name, mode, flags)
+        if made is None:
+            return None
+        opened, entry = made
+        return opened.fh, opened.direct_io, opened.keep_cache, _told(entry)
+
     def open(number: int, flags: int) -> tuple[int, bool, bool] | None:
         opened = at_hand.open(number, flags)
         if opened is None:
@@ -77,8 +96,8 @@ def answer(at_hand: AtHand, operations: Operations, requests: Requests) -> None:
         return None if replies is None else [_listed(reply) for reply in replies]
 
     handlers = (
-        lookup, getattr, open, write, readdir, at_hand.read, at_hand.flush, at_hand.release,
-        at_hand.opendir, at_hand.releasedir,
+        lookup, getattr, setattr, create, open, write, readdir, at_hand.unlink, at_hand.read,
+        at_hand.flush, at_hand.release, at_hand.opendir, at_hand.releasedir,
     )  # fmt: skip
     is_traced = trace.isEnabledFor(logging.DEBUG)
     _session.answer_quickly(

@@ -64,6 +64,17 @@ class Ahead:
         await promises.room()
         return promises.may_make(parent, name)
 
+    def may_make_at_hand(self, parent: Inode, name: bytes, mode: int) -> bool:
+        """The same, where there is nothing to wait for."""
+        promises = self._tree.promises
+        return (
+            not mode & 0o7000
+            and promises.has_room
+            and promises.may_make(parent, name)
+            and self._tree.cache.names.all_of(parent.number) is not None
+            and promises.is_settled(self._tree.child_path(parent, name))
+        )
+
     def mkdir(self, parent: Inode, name: bytes, mode: int) -> tuple[Inode, FileAttributes]:
         tree = self._tree
         doubt = tree.about_to_make(parent, name, stat.S_IFDIR)
@@ -187,6 +198,15 @@ class Ahead:
             return False
         await promises.room()
         return promises.may_remove(parent, name)
+
+    def may_remove_at_hand(self, parent: Inode, name: bytes) -> bool:
+        """The same, where there is nothing to wait for."""
+        promises = self._tree.promises
+        return (
+            promises.may_remove(parent, name)
+            and promises.has_room
+            and promises.is_settled(self._tree.child_path(parent, name))
+        )
 
     async def may_remove_directory(self, parent: Inode, name: bytes) -> bool:
         """It must be known to be empty, too."""

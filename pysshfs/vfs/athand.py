@@ -14,15 +14,19 @@ from typing import TYPE_CHECKING, Literal
 
 from pysshfs.vfs.directories import DirectoryStream
 from pysshfs.vfs.kernelcache import Entry
+from pysshfs.vfs.openfile import Opened
 from pysshfs.vfs.sanity import FileAttributes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pysshfs.remotefs import AttributeChange
+    from pysshfs.vfs.creating import Creating
     from pysshfs.vfs.directories import ListReply
     from pysshfs.vfs.files import Files
     from pysshfs.vfs.namespace import Namespace
-    from pysshfs.vfs.openfile import Opened, OpenFile, OpenReply
+    from pysshfs.vfs.openfile import OpenFile, OpenReply
+    from pysshfs.vfs.setattr import SetAttr
     from pysshfs.vfs.tree import Tree
 
 #: No attributes: there is no such name, and the kernel may believe that for a while.
@@ -36,7 +40,9 @@ class AtHand:
         self,
         tree: Tree,
         files: Files,
+        creating: Creating,
         namespace: Namespace,
+        setattr: SetAttr,
         open_files: dict[int, OpenFile],
         directories: dict[int, DirectoryStream],
         opened: Callable[[Opened], OpenReply],
@@ -44,7 +50,9 @@ class AtHand:
     ) -> None:
         self._tree = tree
         self._files = files
+        self._creating = creating
         self._namespace = namespace
+        self._setattr = setattr
         self._open_files = open_files
         self._directories = directories
         self._opened = opened
@@ -69,6 +77,30 @@ class AtHand:
         attributes = self._tree.attributes_at_hand(inode)
         return None if attributes is None else self._tree.entry(inode, attributes)
 
+    def setattr(self, number: int, change: AttributeChange, fh: int | None) -> Entry | None:
+        inode = self._tree.inodes.get(number)
+        file = None if fh is None else self._open_files.get(fh)
+        told = self._setattr.at_hand(inode, change, file)
+        return None if told is None else self._tree.entry_of_change(inode, *told)
+
+    def create(
+        self, parent: int, name: bytes, mode: int, flags: int
+    ) -> tuple[OpenReply, Entry] | None:
+        """With `async_ops`."""
+        directory = self._tree.inodes.get(parent)
+        made = self._creating.create_at_hand(directory, name, mode, flags)
+        if made is None:
+            return None
+        inode, file, attributes = made
+        reply = self._opened(Opened(file, keep_cache=False, attributes_changed=False))
+        inode.lookups += 1
+        return reply, self._tree.entry(inode, attributes)
+
+    def unlink(self, parent: int, name: bytes) -> Literal[True] | None:
+        """With `async_ops`."""
+        directory = self._tree.inodes.get(parent)
+        return True if self._namespace.unlink_at_hand(directory, name) else None
+
     def open(self, number: int, flags: int) -> OpenReply | None:
         opened = self._files.open_at_hand(self._tree.inodes.get(number), flags)
         return None if opened is None else self._opened(opened)
@@ -83,7 +115,7 @@ class AtHand:
 
     def flush(self, fh: int) -> Literal[True] | None:
         file = self._open_files.get(fh)
-        return True if file is not None and self._files.is_flushed(file) else None
+        return True if file is not None and self._files.flush_at_hand(file) else None
 
     def release(self, fh: int) -> Literal[True] | None:
         file = self._open_files.pop(fh, None)

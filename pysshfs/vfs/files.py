@@ -1,4 +1,4 @@
-"""Open files: opening, creating, reading, writing, syncing, closing.
+"""Open files: opening, reading, writing, syncing, closing; `vfs/creating.py` makes new ones.
 
 Each open file of the kernel is one handle on the server. What was written and not acknowledged
 belongs to the inode (`vfs/writeback.py`), what was read ahead to the open file
@@ -23,11 +23,9 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from pysshfs.errors import FX_FAILURE, FilesystemError, RemoteStatusError
-from pysshfs.remotefs import AttributeChange, OpenMode
+from pysshfs.remotefs import OpenMode
 from pysshfs.reply import unless_interrupted
 from pysshfs.vfs import diagnose
-from pysshfs.vfs.ahead import Ahead
-from pysshfs.vfs.expected import Expected
 from pysshfs.vfs.openfile import Opened, OpenFile, open_mode
 from pysshfs.vfs.repeat import Truncating, Version, is_missing
 from pysshfs.vfs.sanity import MAX_SIZE
@@ -55,7 +53,6 @@ class Files:
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self._ahead = Ahead(tree)
 
     # --- opening ----------------------------------------------------------------------------
 
@@ -72,7 +69,7 @@ class Files:
         if flags & os.O_TRUNC:
             tree.changed(inode)
             inode.drop_read_ahead()
-        opening = self._open(inode, path, open_mode(flags), before)
+        opening = self.ask_to_open(inode, path, open_mode(flags), before)
         sent_at = tree.mutations
         looking = tree.server.lstat(path)
         try:
@@ -81,7 +78,7 @@ class Files:
         except RemoteStatusError as error:
             await self._explain_open(inode, path, looking, error)
             raise
-        file = self._register(inode, handle, flags)
+        file = self.register(inode, handle, flags)
         try:
             attributes = await self._look(inode, looking, sent_at)
         except BaseException:
@@ -115,7 +112,7 @@ class Files:
     ) -> Opened | None:
         if attributes is None or ahead.handle is None:
             return None
-        file = self._register(ahead.inode, ahead.handle, flags, ahead.reader)
+        file = self.register(ahead.inode, ahead.handle, flags, ahead.reader)
         ahead.taken = True
         opened = self._opened(file, attributes)
         content = self._content(file, attributes.size)
@@ -132,7 +129,7 @@ class Files:
             return b""
         return file.reader.whole(size)
 
-    def _open(
+    def ask_to_open(
         self, inode: Inode | None, path: bytes, mode: OpenMode, before: Version | None
     ) -> Reply[OpenFileHandle]:
         tree = self._tree
@@ -184,117 +181,7 @@ class Files:
         inode.data_version = version if settled else None
         return Opened(file, keep, attributes_changed=inode.told_version not in (None, version))
 
-    async def create(
-        self, parent: Inode, name: bytes, mode: int, flags: int
-    ) -> tuple[Inode, OpenFile, FileAttributes]:
-        """Create and open. The inode has no lookup count yet: the open file keeps it.
-
-        The server is always asked to create exclusively first: only then it is certain that the
-        file is ours to give a mode. What exists already is opened in a second round trip, unless
-        the caller wants it exclusively, too.
-        """
-        tree = self._tree
-        path = tree.child_path(parent, name)
-        if await self._ahead.may_make(parent, name, mode):
-            return self._create_ahead(parent, name, mode, flags)
-        known = tree.inodes.child(parent, name)
-        if known is not None and known.writeback is not None:
-            await known.writeback.drain()  # the look at it is to find its size with this data
-        how = open_mode(flags)
-        doubt = tree.about_to_make(parent, name, stat.S_IFREG, strict=bool(flags & os.O_EXCL))
-        sent_at = tree.mutations
-        late = tree.name_is_out_of_date(parent, name)
-        opening = tree.server.open_exclusively(path, how, mode & 0o7777, doubt, late)
-        looking = tree.server.lstat(path)
-        try:
-            with unless_interrupted(looking):
-                handle = await opening
-            created = True
-        except FilesystemError as error:
-            if flags & os.O_EXCL or not await self._is_taken(looking, error):
-                raise await diagnose.exists(tree.server, path, error) from None
-            known = tree.inodes.child(parent, name)
-            before = None if known is None else tree.last_version(known)
-            if flags & os.O_TRUNC and known is not None:
-                if known.writeback is not None:
-                    await known.writeback.before_truncation()
-                tree.changed(known)
-                known.drop_read_ahead()
-            sent_at = tree.mutations
-            opening = self._open(known, path, how, before)
-            looking = tree.server.lstat(path)
-            with unless_interrupted(looking):
-                handle = await opening
-            created = False
-        try:
-            found = await looking
-            inode, attributes = tree.adopt(parent, name, found, sent_at)
-        except BaseException:
-            tree.close(handle)
-            raise
-        tree.cache.drop_absent(parent.number, name)
-        file = self._register(inode, handle, flags)
-        inode.data_version = None  # what is read from now on can still change unseen
-        if created:
-            doubt.made(found)
-            attributes = self._made(file, found, attributes, mode)
-        return inode, file, attributes
-
-    def _create_ahead(
-        self, parent: Inode, name: bytes, mode: int, flags: int
-    ) -> tuple[Inode, OpenFile, FileAttributes]:
-        made = self._ahead.create(
-            parent, name, mode, open_mode(flags), strict=bool(flags & os.O_EXCL)
-        )
-        file = self._register(made.inode, made.handle, flags)
-        made.inode.data_version = None
-        return made.inode, file, made.attributes
-
-    def _made(
-        self, file: OpenFile, found: Attributes, attributes: FileAttributes, mode: int
-    ) -> FileAttributes:
-        """The file is new, and what it is, is known from now on.
-
-        The server applied its own umask on top of the caller's; undo that. Bits that the directory
-        hands down (setgid) stay. Data need not wait for it: until then fewer may read it. A refusal
-        is no failure of the file, so nobody hears of it."""
-        tree, inode = self._tree, file.inode
-        expected = None
-        if inode.seen is attributes:  # else it was changed again meanwhile
-            expected = inode.expected = Expected(found, True, tree.cache.clock())
-        wanted = mode & 0o777
-        if attributes.mode & 0o777 == wanted & ~tree.config.file_mask:
-            return attributes
-        change = AttributeChange(mode=(attributes.mode & 0o7000) | wanted)
-        after = None if expected is None else expected.after(change)
-        corrected = tree.changed_to(inode, after) or attributes
-        changing = tree.server.fsetstat_behind(file.handle, change)
-        tree.writeback_of(inode).follow(changing, is_reported=False)
-
-        def answered(reply: Reply[None]) -> None:
-            if reply.error is not None:
-                log.info("the mode of %r stays %o: %s", inode, attributes.mode, reply.error)
-                tree.refused_behind(inode)
-
-        changing.add_callback(answered)
-        return corrected
-
-    async def _is_taken(self, looking: Reply[Attributes], error: FilesystemError) -> bool:
-        """Whether an exclusive create failed because there is a file. ESTALE for a symlink: the
-        kernel, not the server, is to follow it."""
-        if error.errno != errno.EEXIST and not diagnose.is_failure(error):
-            return False
-        try:
-            found = await looking
-        except RemoteStatusError:
-            return False
-        if found.mode is not None and stat.S_ISLNK(found.mode):
-            raise FilesystemError(errno.ESTALE)
-        if found.mode is not None and stat.S_ISDIR(found.mode):
-            raise FilesystemError(errno.EISDIR)
-        return True
-
-    def _register(
+    def register(
         self,
         inode: Inode,
         handle: OpenFileHandle,
@@ -325,14 +212,17 @@ class Files:
 
     def write_at_hand(self, file: OpenFile, offset: int, data: bytes) -> int | None:
         """`write` where there is nothing to wait for, to ask, or to report."""
-        tree, writeback = self._tree, file.inode.writeback
+        tree = self._tree
         if (
-            writeback is None
-            or file.appending
+            file.appending
             or tree.config.synchronous_writes
             or offset + len(data) > MAX_SIZE
             or not tree.server.is_up
-            or writeback.error_sequence > file.error_seen
+        ):
+            return None
+        writeback = tree.writeback_of(file.inode)
+        if (
+            writeback.error_sequence > file.error_seen
             or not writeback.write_at_hand(file.handle, offset, data)
         ):
             return None
@@ -409,11 +299,15 @@ class Files:
             file.kernel_offset_differs = True  # its pages hold the data in the wrong place
         return end
 
+    @property
+    def _is_closed_ahead(self) -> bool:
+        return self._tree.promises.enabled and not self._tree.config.fsync_on_close
+
     async def flush(self, file: OpenFile) -> None:
         """close(2): everything written is acknowledged, or its error is raised here. With
         `async_ops`, it is on its way, and what failed until now is raised."""
         writeback = file.inode.writeback
-        if self._tree.promises.enabled and not self._tree.config.fsync_on_close:
+        if self._is_closed_ahead:
             if writeback is not None:
                 writeback.push()
                 await self._report_error(file, writeback)
@@ -423,13 +317,18 @@ class Files:
         if self._tree.config.fsync_on_close and writeback is not None and writeback.unsynced:
             await self._sync(file)
 
-    def is_flushed(self, file: OpenFile) -> bool:
-        """Whether `flush` has nothing to wait for or to report."""
+    def flush_at_hand(self, file: OpenFile) -> bool:
+        """The same, where there is nothing to wait for or to report. Whether it was so."""
         writeback = file.inode.writeback
-        return writeback is None or (
-            writeback.is_clean
-            and writeback.error_sequence <= file.error_seen
-            and not (self._tree.config.fsync_on_close and writeback.unsynced)
+        if writeback is None:
+            return True
+        if writeback.error_sequence > file.error_seen:
+            return False
+        if self._is_closed_ahead:
+            writeback.push()
+            return True
+        return writeback.is_clean and not (
+            self._tree.config.fsync_on_close and writeback.unsynced
         )
 
     async def fsync(self, file: OpenFile) -> None:

@@ -19,6 +19,7 @@ from pysshfs.remotefs import FilesystemStatistics
 from pysshfs.vfs.athand import AtHand
 from pysshfs.vfs.cache import boot_time
 from pysshfs.vfs.copying import Copying
+from pysshfs.vfs.creating import Creating
 from pysshfs.vfs.directories import DirectoryStream, ListReply
 from pysshfs.vfs.files import Files
 from pysshfs.vfs.inodes import ROOT_NUMBER
@@ -78,6 +79,7 @@ class Filesystem:
         self.tree.writebacks.on_undelivered = self._salvage.add
         self._statistics = _ROOMY  # as last told by the server
         self._files = Files(self.tree)
+        self._creating = Creating(self.tree, self._files)
         self._copying = Copying(self.tree)
         self._namespace = Namespace(self.tree, lambda: list(self._directories.values()))
         self._setattr = SetAttr(self.tree)
@@ -88,7 +90,9 @@ class Filesystem:
         self.at_hand = AtHand(
             self.tree,
             self._files,
+            self._creating,
             self._namespace,
+            self._setattr,
             self._open_files,
             self._directories,
             self._opened,
@@ -187,10 +191,7 @@ class Filesystem:
         inode = self.tree.inodes.get(number)
         file = self._open_files.get(fh) if fh is not None else None
         told = await self._setattr.setattr(inode, change, file)
-        if told.is_certain:
-            return self.tree.entry(inode, told.attributes)
-        inode.told = told.attributes
-        return Entry(number, told.attributes, 0.0, 0.0)
+        return self.tree.entry_of_change(inode, *told)
 
     async def readlink(self, number: int) -> bytes:
         return await self._namespace.readlink(self.tree.inodes.get(number))
@@ -262,7 +263,7 @@ class Filesystem:
     async def create(
         self, parent: int, name: bytes, mode: int, flags: int
     ) -> tuple[OpenReply, Entry]:
-        inode, file, attributes = await self._files.create(
+        inode, file, attributes = await self._creating.create(
             self.tree.inodes.get(parent), name, mode, flags
         )
         fh = self._new_fh(self._open_files, file)

@@ -280,15 +280,25 @@ class Namespace:
 
     async def unlink(self, parent: Inode, name: bytes) -> None:
         if await self._ahead.may_remove(parent, name):
-            path, doubt, _ = self._about_to_remove(parent, name)
-            removing = self._tree.server.remove(path, doubt, ahead=True)
-            self._removed(parent, name)
-            self._ahead.removed(parent, name, path, removing)
+            self._unlink_ahead(parent, name)
             return
         path, doubt, late = self._about_to_remove(parent, name)
         await self._tree.server.remove(
             path, doubt, late, lambda reply: self._removal_answered(parent, name, reply)
         )
+
+    def unlink_at_hand(self, parent: Inode, name: bytes) -> bool:
+        """The same, where it can be promised at once. Whether it was."""
+        if not self._ahead.may_remove_at_hand(parent, name):
+            return False
+        self._unlink_ahead(parent, name)
+        return True
+
+    def _unlink_ahead(self, parent: Inode, name: bytes) -> None:
+        path, doubt, _ = self._about_to_remove(parent, name)
+        removing = self._tree.server.remove(path, doubt, ahead=True)
+        self._removed(parent, name)
+        self._ahead.removed(parent, name, path, removing)
 
     async def rmdir(self, parent: Inode, name: bytes) -> None:
         server = self._tree.server

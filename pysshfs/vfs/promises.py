@@ -99,6 +99,11 @@ class Promises:
         finally:
             stream.close()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether `room` would return at once."""
+        return self._count < _MOST and self._tree.server.is_up
+
     async def room(self) -> None:
         """Wait until there is room for one more. Raises when there is no hope of a server."""
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -175,6 +180,10 @@ class Promises:
             changed = self._changed
             self._tree.server.check()
             await changed.wait()
+
+    def is_settled(self, path: bytes) -> bool:
+        """Whether `settled` would return at once."""
+        return path not in self._open
 
     async def all_settled(self) -> None:
         """Wait until all that was promised until now is answered."""

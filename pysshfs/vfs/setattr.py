@@ -50,6 +50,30 @@ class SetAttr:
         self._tree = tree
         self._ahead = Ahead(tree)
 
+    def at_hand(
+        self, inode: Inode, change: AttributeChange, file: OpenFile | None
+    ) -> Told | None:
+        """`setattr`, but of a size, where nothing is to be waited for; else None, and nothing is
+        done."""
+        change = self._in_servers_terms(change)
+        cached = self._seen_lately(inode)
+        if cached is not None and change != NOTHING and self._is_so(cached, change):
+            return Told(cached)
+        own, expected = self._own_file(inode, file), inode.expected
+        if own is None or expected is None:
+            return None
+        if expected.is_known(self._tree.cache.clock(), self._tree.config.stat_timeout):
+            change = expected.without_known(change)
+        if change == NOTHING:
+            return self._foretold(inode, expected)
+        if change.uid is not None or change.gid is not None or _is_half(change):
+            return None
+        if not self._is_awaited_later(expected, change) or not self._tree.promises.has_room:
+            return None
+        if not self._tree.writeback_of(inode).go_ahead_at_hand():
+            return None
+        return self._follow(inode, own, change)
+
     async def setattr(
         self, inode: Inode, change: AttributeChange, file: OpenFile | None = None
     ) -> Told:
@@ -135,9 +159,7 @@ class SetAttr:
             change = expected.without_known(change)
         if change == NOTHING:
             return self._foretold(inode, expected)
-        half_owner = (change.uid is None) != (change.gid is None)
-        half_times = (change.atime is None) != (change.mtime is None)
-        if half_owner or half_times:
+        if _is_half(change):
             change = await self._completed(inode, change)
         if change.uid is None and self._is_awaited_later(expected, change):
             await tree.promises.room()
@@ -274,9 +296,7 @@ class SetAttr:
             atime = change.atime if change.atime is not None else now.atime
             mtime = change.mtime if change.mtime is not None else now.mtime
             change = change._replace(atime=atime, mtime=mtime)
-        if (change.uid is None) != (change.gid is None) or (change.atime is None) != (
-            change.mtime is None
-        ):
+        if _is_half(change):
             raise UnsupportedError("the server does not say what the other half of the pair is")
         return change
 
@@ -305,6 +325,12 @@ class SetAttr:
         with unless_interrupted(looking):
             await self._accepted(changing, target if isinstance(target, bytes) else b"")
         return tree.remember(inode, await looking, sent_at)
+
+
+def _is_half(change: AttributeChange) -> bool:
+    """SFTP sets owner and group, and the two times, in pairs only."""
+    owner_is_half = (change.uid is None) != (change.gid is None)
+    return owner_is_half or (change.atime is None) != (change.mtime is None)
 
 
 def _is_one_thing(change: AttributeChange) -> bool:

@@ -438,6 +438,15 @@ class Tree:
         inode.told = attributes
         return self.timeouts(inode.number, attributes, left)
 
+    def entry_of_change(
+        self, inode: Inode, attributes: FileAttributes, is_certain: bool
+    ) -> Entry:
+        """As `entry`; what is not certain the kernel asks for when it wants to know it."""
+        if is_certain:
+            return self.entry(inode, attributes)
+        inode.told = attributes
+        return Entry(inode.number, attributes, 0.0, 0.0)
+
     def timeouts(self, number: int, attributes: FileAttributes, left: float) -> Entry:
         """`left`: seconds for which our own cache would still believe them."""
         config = self.config

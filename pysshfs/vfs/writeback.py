@@ -310,6 +310,11 @@ class Writeback:
             while not lanes.is_in_order(self._inode):
                 await self.drain()
 
+    def go_ahead_at_hand(self) -> bool:
+        """The same, where nothing has to be acknowledged first. Whether it is so."""
+        self.push()
+        return self._pool.server.lanes.is_in_order(self._inode)
+
     def follow(self, reply: Reply[Any], *, is_reported: bool = True) -> None:
         """A change of attributes was sent behind what was written. Who waits for that waits for
         this; so is its failure reported."""

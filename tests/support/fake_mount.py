@@ -45,6 +45,31 @@ class AskedAtHand(Filesystem):
                 return entry
         return await super().getattr(number)
 
+    async def setattr(
+        self, number: int, change: AttributeChange, fh: int | None = None
+    ) -> Entry:
+        if change.size is None:
+            with suppress(FilesystemError):
+                entry = self.at_hand.setattr(number, change, fh)
+                if entry is not None:
+                    return entry
+        return await super().setattr(number, change, fh)
+
+    async def create(
+        self, parent: int, name: bytes, mode: int, flags: int
+    ) -> tuple[OpenReply, Entry]:
+        with suppress(FilesystemError):
+            made = self.at_hand.create(parent, name, mode, flags)
+            if made is not None:
+                return made
+        return await super().create(parent, name, mode, flags)
+
+    async def unlink(self, parent: int, name: bytes) -> None:
+        with suppress(FilesystemError):
+            if self.at_hand.unlink(parent, name):
+                return
+        await super().unlink(parent, name)
+
     async def open(self, number: int, flags: int) -> OpenReply:
         with suppress(FilesystemError):
             opened = self.at_hand.open(number, flags)
