@@ -10,11 +10,15 @@ or end with a slash. Handles are opaque. Each method sends its request when call
 from __future__ import annotations
 
 from enum import Flag, auto
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pysshfs.errors import ConnectionLostError
     from pysshfs.reply import Reply
+
+T = TypeVar("T")
 
 
 class Attributes(NamedTuple):
@@ -116,6 +120,15 @@ class RemoteFS(Protocol):
 
         Nobody is asked anything for it. Raises a `PysshfsError` when there is none to be had.
         """
+        ...
+
+    def unhurried(self, send: Callable[[Self], Reply[T]]) -> Reply[T]:
+        """What `send` sends goes with whatever is sent next, in its turn, or a few milliseconds
+        later: nobody waits for it. Who does after all calls `hurry`."""
+        ...
+
+    def hurry(self) -> None:
+        """What was `unhurried` is sent now."""
         ...
 
     def lstat(self, path: bytes) -> Reply[Attributes]: ...

@@ -38,8 +38,8 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
-# Seconds. Long enough that a program which goes on sends something meanwhile.
-_A_WHILE: Final = 0.02
+# Seconds. Long enough that a program which goes on sends more meanwhile.
+_A_WHILE: Final = 0.005
 
 
 class _GatheringTransport:

@@ -165,6 +165,16 @@ class SftpRemote:
     def end(self) -> None:
         self._session.close()
 
+    def unhurried(self, send: Callable[[SftpRemote], Reply[T]]) -> Reply[T]:
+        self._session.is_unhurried = True
+        try:
+            return send(self)
+        finally:
+            self._session.is_unhurried = False
+
+    def hurry(self) -> None:
+        self._session.hurry()
+
     # --- paths and handles ------------------------------------------------------------------
 
     def _path(self, path: bytes) -> bytes:

@@ -101,6 +101,7 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         self._later = later  # `Bridge.in_a_while`
         self._outgoing: list[bytes] = []
         self._is_due = self._is_due_later = False  # whether `soon`, `later` was asked
+        self.is_unhurried = False  # what is sent now goes `lazily`, whatever it is
         self._clock = clock
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
         self._pending: dict[int, _Pending] = {}
@@ -212,12 +213,17 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         self.bytes_sent += len(data)
         if self._is_due:
             return
-        if not lazily:
-            self._is_due = True
-            self._soon(self._flush)
+        if not (lazily or self.is_unhurried):
+            self.hurry()
         elif not self._is_due_later:
             self._is_due_later = True
             self._later(self._flush_late)
+
+    def hurry(self) -> None:
+        """Somebody waits for what was sent, if anything has gathered."""
+        if self._outgoing and not self._is_due:
+            self._is_due = True
+            self._soon(self._flush)
 
     def _flush_late(self) -> bool:
         self._is_due_later = False

@@ -127,7 +127,7 @@ class Ahead:
     ) -> tuple[Inode, FileAttributes, Reply[Attributes]]:
         """What is told of the new thing; the look at it is sent."""
         tree = self._tree
-        looking = tree.server.lstat(doubt.path)
+        looking = tree.server.lstat(doubt.path, is_unhurried=True)
         foreseen = tree.promises.foreseen(mode, size)
         inode, attributes = tree.adopt(parent, name, foreseen, tree.mutations)
         tree.cache.drop_link(inode.number)

@@ -73,6 +73,7 @@ class Call(Reply[Any]):
         "handle",
         "inner",
         "is_abandoned",
+        "is_unhurried",
         "lost",
         "method",
         "send",
@@ -106,6 +107,7 @@ class Call(Reply[Any]):
         self.sent = False  # on a session that was, or is, up
         self.lost = False  # and that session was lost before the reply came
         self.is_abandoned = False
+        self.is_unhurried = False  # nobody waits for it (`RemoteFS.unhurried`)
         self.violations = 0  # sessions that broke the protocol over it
 
     def send_on(self, remote: RemoteFS) -> Reply[Any]:

@@ -173,7 +173,8 @@ class Calls:
             call.caller.committed = True
         if call.doubt is not None:
             call.doubt.since = time.time()
-        inner = call.inner = call.send_on(remote)
+        inner = remote.unhurried(call.send_on) if call.is_unhurried else call.send_on(remote)
+        call.inner = inner
         inner.add_callback(call.answered)
 
     def answered(self, call: Call, inner: Reply[Any]) -> None:
@@ -276,6 +277,11 @@ class Calls:
         interrupted in, and whose outcome is not known: for this thread it has not happened yet."""
         asking = caller.current.get() if self.orphans else None
         return None if asking is None else self.orphans.undecided(asking.tid, path)
+
+    def hurry(self) -> None:
+        """Somebody waits for calls that nobody was to wait for."""
+        if self._remote is not None:
+            self._remote.hurry()
 
     def committing(self) -> None:
         """The call that asks now waits for data that was sent: it gets the grace of one that

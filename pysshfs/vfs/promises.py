@@ -109,6 +109,7 @@ class Promises:
         await trio.lowlevel.checkpoint_if_cancelled()
         self._tree.server.check()
         while self._count >= _MOST:
+            self._tree.server.hurry()
             await self._changed.wait()
             self._tree.server.check()
 
@@ -179,6 +180,7 @@ class Promises:
         while any(path in self._open for path in paths):
             changed = self._changed
             self._tree.server.check()
+            self._tree.server.hurry()
             await changed.wait()
 
     def is_settled(self, path: bytes) -> bool:
@@ -203,6 +205,7 @@ class Promises:
         while not reply.done:
             changed = self._changed
             self._tree.server.check()
+            self._tree.server.hurry()
             await changed.wait()
 
     def raise_broken(self, directory: Inode) -> None:

@@ -67,8 +67,10 @@ class Server(Calls):
 
     # --- attributes -------------------------------------------------------------------------
 
-    def lstat(self, path: bytes) -> Reply[Attributes]:
-        return self._ask("lstat", lambda remote: remote.lstat(path))
+    def lstat(self, path: bytes, *, is_unhurried: bool = False) -> Reply[Attributes]:
+        call = Call(self, "lstat", lambda remote: remote.lstat(path))
+        call.is_unhurried = is_unhurried
+        return self.start(call)
 
     def fstat(self, handle: OpenFileHandle) -> Reply[Attributes]:
         return self._ask("fstat", lambda remote: remote.fstat(_on(handle)), handle)
@@ -135,7 +137,7 @@ class Server(Calls):
         return self._behind(Change(self, "fsetstat", send, (handle, change), handle))
 
     def _behind(self, call: Change) -> Reply[Any]:
-        call.is_kept = True
+        call.is_kept = call.is_unhurried = True
         return self.start(call)
 
     # --- files ------------------------------------------------------------------------------

@@ -434,6 +434,7 @@ class Writeback:
         end = self._next_record
         if self._oldest < end:
             self._pool.server.check()
+            self._pool.server.hurry()
             drained = trio.Event()
             entry = (end, drained)
             self._drains.append(entry)

@@ -123,6 +123,7 @@ class FakeRemote:
         self.overridden: dict[bytes, Attributes] = {}  # what lstat says of a path, whatever is true
         self.calls: list[tuple[str, ...]] = []
         self.closed_lazily: list[bool] = []  # of each CLOSE
+        self.unhurried_calls = self.hurried = 0
         self.most_in_flight = 0
         self.most_handles = 0
         self._handles: dict[bytes, _Handle] = {}
@@ -355,6 +356,13 @@ class FakeRemote:
         return self._request(on_known, method, path, *map(str, fields))
 
     # --- attributes -------------------------------------------------------------------------
+
+    def unhurried(self, send: Callable[[FakeRemote], Reply[T]]) -> Reply[T]:
+        self.unhurried_calls += 1
+        return send(self)
+
+    def hurry(self) -> None:
+        self.hurried += 1
 
     def lstat(self, path: bytes) -> Reply[Attributes]:
         return self._on_path(
