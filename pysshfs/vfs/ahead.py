@@ -237,7 +237,7 @@ class Ahead:
         promises = self._tree.promises
         if not promises.enabled or inode.parent is None:
             return False
-        await promises.settled(inode.path())
+        await promises.settled_but_for_attributes(inode.path())
         if not self._can_set(inode, change):
             return False
         await promises.room()
@@ -272,7 +272,11 @@ class Ahead:
         is_certain = change.mtime is not None or cached is not None
         changing = tree.server.setstat_behind(inode, change)
         tree.promises.keep(
-            inode.path(), inode.parent, changing, lambda: tree.refused_behind(inode)
+            inode.path(),
+            inode.parent,
+            changing,
+            lambda: tree.refused_behind(inode),
+            sets_attributes=True,
         )
         tree.changed(inode)
         if is_certain:

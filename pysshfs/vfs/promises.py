@@ -9,8 +9,8 @@ the truth replaces them when it comes, and the kernel is told where it differs.
 Nothing overtakes what it depends on. One session carries out in order; calls on a file whose OPEN
 has no answer wait for its handle in the log; and whoever changes a name, or looks at what a program
 must not be told of in advance, waits for what is promised of that name (`settled`). So of each name
-at most one promise is open, and after a lost connection each is settled by looking, as any other
-call is.
+at most one promise is open, but for attributes, which are set one after the other; and after a lost
+connection each is settled by looking, or is repeated, as any other call is.
 
 A promise that is broken is logged, and kept for the next fsync of its directory and for who asks
 for all (`pysshfsctl flush`); of a file that is open, its own fsync and close report it, too.
@@ -25,6 +25,7 @@ import errno
 import logging
 import stat
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -57,6 +58,7 @@ class Promises:
         # What is shown must be what the server has: with a mask it cannot be compared.
         self.enabled = config.async_ops and not (config.file_mask or config.directory_mask)
         self._open: dict[bytes, list[Reply[Any]]] = {}
+        self._changing: Counter[bytes] = Counter()  # of these, that do more than set attributes
         self._count = 0
         self._changed = trio.Event()
         # Directories in which something was made lately without knowing all names.
@@ -120,6 +122,8 @@ class Promises:
         reply: Reply[Any],
         broken: Callable[[], None],
         is_fine: Callable[[BaseException], bool] = lambda _error: False,
+        *,
+        sets_attributes: bool = False,
     ) -> None:
         """`reply` is the answer to what was promised of `path`, a name in `directory`. When it is a
         refusal that is not `is_fine`, `broken` sets right what was believed."""
@@ -133,14 +137,17 @@ class Promises:
             self._tree.inodes.let_go(directory)
 
         reply.add_callback(answered)
-        self.wait_for(path, reply)
+        self.wait_for(path, reply, sets_attributes=sets_attributes)
 
-    def wait_for(self, path: bytes, reply: Reply[Any]) -> None:
-        """Nothing else is done about `path` before this is answered."""
+    def wait_for(self, path: bytes, reply: Reply[Any], *, sets_attributes: bool = False) -> None:
+        """Nothing else is done about `path` before this is answered; but other attributes are set
+        if it does no more than set some."""
         if reply.done:
             return
         self._count += 1
         self._open.setdefault(path, []).append(reply)
+        if not sets_attributes:
+            self._changing[path] += 1
 
         def answered(reply: Reply[Any]) -> None:
             self._count -= 1
@@ -148,6 +155,10 @@ class Promises:
             replies.remove(reply)
             if not replies:
                 del self._open[path]
+            if not sets_attributes:
+                self._changing[path] -= 1
+                if not self._changing[path]:
+                    del self._changing[path]
             self.wake_all()
 
         reply.add_callback(answered)
@@ -178,6 +189,14 @@ class Promises:
     async def settled(self, *paths: bytes) -> None:
         """Wait until nothing is promised of these paths."""
         while any(path in self._open for path in paths):
+            changed = self._changed
+            self._tree.server.check()
+            self._tree.server.hurry()
+            await changed.wait()
+
+    async def settled_but_for_attributes(self, path: bytes) -> None:
+        """Wait until no more is promised of this path than attributes."""
+        while path in self._changing:
             changed = self._changed
             self._tree.server.check()
             self._tree.server.hurry()

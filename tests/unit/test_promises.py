@@ -207,6 +207,42 @@ async def test_another_operation_on_the_same_name_waits() -> None:
         assert it.tree.find(b"d/f").is_directory
 
 
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_attributes_of_one_name_are_set_one_after_the_other(is_lost: bool) -> None:
+    """As tar does with each directory at its end; a removal still waits for them."""
+    async with ready() as it:
+        sub = (await it.at_once(it.fs.mkdir(it.d, b"sub", 0o755))).number
+        assert await it.failed() == []
+        await it.at_once(it.fs.setattr(sub, TIMES))
+        told = (
+            await it.at_once(it.fs.setattr(sub, AttributeChange(mode=0o775)))
+        ).attributes
+        assert (told.mode & 0o777, told.mtime) == (0o775, TIMES.mtime)
+        if is_lost:
+            it.mount.remote.drop_connection()
+            await it.mount.reconnect()
+        begun = trio.current_time()
+        await it.fs.rmdir(it.d, b"sub")
+        assert trio.current_time() - begun >= 1
+        await it.fs.mkdir(it.d, b"sub", 0o755)
+        methods = [call[0] for call in it.mount.remote.calls]
+        first = methods.index("setstat")
+        assert methods[first : methods.index("rmdir")].count("setstat") == (4 if is_lost else 2)
+        assert await it.failed() == []
+
+
+async def test_what_is_promised_is_in_no_hurry_until_somebody_waits() -> None:
+    async with ready() as it:
+        remote = it.mount.remote
+        before = remote.unhurried_calls, remote.hurried
+        sub = (await it.at_once(it.fs.mkdir(it.d, b"sub", 0o755))).number
+        await it.at_once(it.fs.symlink(sub, b"link", b"f"))
+        assert remote.unhurried_calls == before[0] + 4  # each with a look at it
+        assert remote.hurried == before[1]
+        await it.fs.rename(it.d, b"sub", it.d, b"other", 0)
+        assert remote.hurried > before[1]
+
+
 async def test_a_rename_waits_for_what_was_promised() -> None:
     async with ready() as it:
         await it.write_file(b"f", b"data")

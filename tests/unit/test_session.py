@@ -523,3 +523,18 @@ def test_what_nobody_waits_for_is_sent_before_the_session_is_closed() -> None:
     peer.session.close()
     assert kinds(peer) == [wire.FXP_CLOSE]
     assert peer.closed == 1
+
+
+def test_what_is_unhurried_waits_until_somebody_does() -> None:
+    peer, waits = waiting_peer()
+    peer.session.hurry()  # nothing has gathered
+    assert not waits.soon
+    peer.session.is_unhurried = True
+    peer.remove()
+    peer.session.is_unhurried = False
+    assert not waits.soon
+    peer.session.hurry()
+    peer.session.hurry()
+    assert len(waits.soon) == 1
+    waits.over(waits.soon)
+    assert kinds(peer) == [wire.FXP_REMOVE]
