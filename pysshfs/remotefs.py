@@ -152,8 +152,9 @@ class RemoteFS(Protocol):
         ...
 
     def close(self, handle: RemoteHandle, *, lazily: bool = False) -> Reply[None]:
-        """`lazily`: with whatever is sent next on this session, or a little later. Not for what was
-        written to: its room on the disk, once it is removed, comes back with this."""
+        """`lazily`: with whatever is sent next on this session, or a few milliseconds later. Not on
+        a session on which nothing else is sent: a removed file takes room on the disk until then.
+        """
         ...
 
     def read(self, handle: RemoteHandle, offset: int, length: int) -> Reply[bytes]:

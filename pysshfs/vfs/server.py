@@ -215,7 +215,7 @@ class Server(Calls):
         if self._remote is None:
             self._to_close.append(handle.remote)  # just opened, on a session that is not up yet
             return Reply.of(None)
-        return close_on(self._remote, handle.remote, lazily=handle.mode == OpenMode.READ)
+        return close_on(self._remote, handle.remote, lazily=True)
 
     def close_twin(self, handle: OpenFileHandle) -> None:
         twin, handle.twin = handle.twin, None
