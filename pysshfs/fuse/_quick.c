@@ -220,8 +220,8 @@ int quick_write(fuse_req_t req, const char *buf, size_t size, off_t off,
     if (handlers[WRITE] == NULL)
         return 0;
     PyObject *answer =
-        asked(WRITE, Py_BuildValue("KLy#N", (unsigned long long)fi->fh, (long long)off, buf,
-                                   (Py_ssize_t)size, PyBool_FromLong(fi->writepage)));
+        asked(WRITE, Py_BuildValue("KLy#", (unsigned long long)fi->fh, (long long)off, buf,
+                                   (Py_ssize_t)size));
     if (answer == NULL)
         return 0;
     long written = PyLong_AsLong(answer);

@@ -36,73 +36,91 @@ _DIRENTPLUS: Final = 128 + 24
 _ALIGNMENT: Final = 8
 _BARE: Final = -1.0  # no timeout is
 
+_ANSWERED: Final = (
+    "lookup", "getattr", "setattr", "create", "unlink", "open", "read", "write", "flush", "release",
+    "opendir", "readdir", "releasedir",
+)  # fmt: skip
+
 
 def answer(at_hand: AtHand, operations: Operations, requests: Requests) -> None:
     """Have requests of this mount answered at once where that is possible."""
+    handlers = _Handlers(at_hand, operations)
+    is_traced = trace.isEnabledFor(logging.DEBUG)
+    _session.answer_quickly(
+        {}
+        if is_traced
+        else {name: _asked(getattr(handlers, name), requests) for name in _ANSWERED}
+    )
 
-    def asked(function: Callable[P, T | None]) -> Callable[P, T | None]:
-        @functools.wraps(function)
-        def ask(*args: P.args, **kwargs: P.kwargs) -> T | None:
-            try:
-                told = function(*args, **kwargs)
-            except FilesystemError:
-                return None  # the operation will fail in the same way, and say so
-            except Exception:
-                log.exception("%s failed unexpectedly", function.__name__)
-                return None
-            if told is not None:
-                requests.served += 1
-                requests.answered_at_once += 1
-            return told
 
-        return ask
+def _asked(function: Callable[P, T | None], requests: Requests) -> Callable[P, T | None]:
+    """The function, whose failure means that it has no answer."""
 
-    def lookup(parent: int, name: bytes) -> tuple[float, ...] | None:
-        return _told(at_hand.lookup(parent, name))
+    @functools.wraps(function)
+    def ask(*args: P.args, **kwargs: P.kwargs) -> T | None:
+        try:
+            told = function(*args, **kwargs)
+        except FilesystemError:
+            return None  # the operation will fail in the same way, and say so
+        except Exception:
+            log.exception("%s failed unexpectedly", function.__name__)
+            return None
+        if told is not None:
+            requests.served += 1
+            requests.answered_at_once += 1
+        return told
 
-    def getattr(number: int) -> tuple[float, ...] | None:
-        return _told(at_hand.getattr(number))
+    return ask
+
+
+class _Handlers:
+    """What `_quick.c` asks, as it has the arguments, and the answers as it takes them."""
+
+    def __init__(self, at_hand: AtHand, operations: Operations) -> None:
+        self._at_hand = at_hand
+        self._operations = operations
+        self.unlink = at_hand.unlink
+        self.read = at_hand.read
+        self.write = at_hand.write
+        self.flush = at_hand.flush
+        self.release = at_hand.release
+        self.opendir = at_hand.opendir
+        self.releasedir = at_hand.releasedir
+
+    def lookup(self, parent: int, name: bytes) -> tuple[float, ...] | None:
+        return _told(self._at_hand.lookup(parent, name))
+
+    def getattr(self, number: int) -> tuple[float, ...] | None:
+        return _told(self._at_hand.getattr(number))
 
     def setattr(
-        number: int, mode: int | None, uid: int | None, gid: int | None, atime: int | None,
-        mtime: int | None, fh: int | None,
+        self, number: int, mode: int | None, uid: int | None, gid: int | None,
+        atime: int | None, mtime: int | None, fh: int | None,
     ) -> tuple[float, ...] | None:  # fmt: skip
         change = AttributeChange(mode, None, uid, gid, atime, mtime)
         if change == AttributeChange():
-            return _told(at_hand.getattr(number))
-        return _told(at_hand.setattr(number, change, fh))
+            return _told(self._at_hand.getattr(number))
+        return _told(self._at_hand.setattr(number, change, fh))
 
     def create(
-        parent: int, name: bytes, mode: int, flags: int
+        self, parent: int, name: bytes, mode: int, flags: int
     ) -> tuple[int, bool, bool, tuple[float, ...] | None] | None:
-        made = at_hand.create(parent, name, mode, flags)
+        made = self._at_hand.create(parent, name, mode, flags)
         if made is None:
             return None
         opened, entry = made
         return opened.fh, opened.direct_io, opened.keep_cache, _told(entry)
 
-    def open(number: int, flags: int) -> tuple[int, bool, bool] | None:
-        opened = at_hand.open(number, flags)
+    def open(self, number: int, flags: int) -> tuple[int, bool, bool] | None:
+        opened = self._at_hand.open(number, flags)
         if opened is None:
             return None
-        stored = operations.tell_of_content(number, opened)
+        stored = self._operations.tell_of_content(number, opened)
         return opened.fh, opened.direct_io, opened.keep_cache or stored
 
-    def write(fh: int, offset: int, data: bytes, from_page_cache: bool) -> int | None:
-        return at_hand.write(fh, offset, data)
-
-    def readdir(fh: int, offset: int, size: int) -> list[tuple[object, ...]] | None:
-        replies = at_hand.readdir(fh, offset, _Room(size).has_one_for)
+    def readdir(self, fh: int, offset: int, size: int) -> list[tuple[object, ...]] | None:
+        replies = self._at_hand.readdir(fh, offset, _Room(size).has_one_for)
         return None if replies is None else [_listed(reply) for reply in replies]
-
-    handlers = (
-        lookup, getattr, setattr, create, open, write, readdir, at_hand.unlink, at_hand.read,
-        at_hand.flush, at_hand.release, at_hand.opendir, at_hand.releasedir,
-    )  # fmt: skip
-    is_traced = trace.isEnabledFor(logging.DEBUG)
-    _session.answer_quickly(
-        {} if is_traced else {handler.__name__: asked(handler) for handler in handlers}
-    )
 
 
 def _told(entry: Entry | None) -> tuple[float, ...] | None:

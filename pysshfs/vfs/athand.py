@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from pysshfs.vfs.directories import DirectoryStream
 from pysshfs.vfs.kernelcache import Entry
 from pysshfs.vfs.openfile import Opened
-from pysshfs.vfs.sanity import FileAttributes
+from pysshfs.vfs.sanity import NAME_MAX, FileAttributes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,15 +62,18 @@ class AtHand:
         """The entry of a name that is there, with one more lookup to forget; number 0 for one that
         is not."""
         directory = self._tree.inodes.get(parent)
-        if name in (b".", b".."):
+        if name in (b".", b"..") or len(name) > NAME_MAX or self._namespace.is_undecided():
             return None
-        if self._namespace.is_absent_at_hand(directory, name):
-            return Entry(0, _NOBODY, self._tree.config.negative_timeout, 0.0)
+        if self._tree.cache.is_absent(parent, name):
+            return self._absent()
         found = self._namespace.lookup_at_hand(directory, name)
-        if found is None:
-            return None
-        found[0].lookups += 1
-        return self._tree.entry(*found)
+        if found is not None:
+            found[0].lookups += 1
+            return self._tree.entry(*found)
+        return self._absent() if self._namespace.is_absent_at_hand(directory, name) else None
+
+    def _absent(self) -> Entry:
+        return Entry(0, _NOBODY, self._tree.config.negative_timeout, 0.0)
 
     def getattr(self, number: int) -> Entry | None:
         inode = self._tree.inodes.get(number)

@@ -49,17 +49,36 @@ class Namespace:
 
     def lookup_at_hand(self, parent: Inode, name: bytes) -> tuple[Inode, FileAttributes] | None:
         """The same, of a name that is known to exist; None when somebody has to be asked."""
-        tree = self._tree
-        if tree.server.orphans:
-            return None
-        inode = tree.inodes.child(parent, name)
-        attributes = None if inode is None else tree.attributes_at_hand(inode)
-        return None if inode is None or attributes is None else (inode, attributes)
+        known = self._tree.inodes.child(parent, name)
+        if known is None:
+            return self._known_without_inode(parent, name)
+        attributes = self._tree.attributes_at_hand(known)
+        # Asking may have found that another file has the name now.
+        is_there = attributes is not None and known.parent is parent
+        return (known, attributes) if attributes is not None and is_there else None
 
     def is_absent_at_hand(self, parent: Inode, name: bytes) -> bool:
-        """Whether `lookup` would say so without asking anybody."""
+        """Whether there is no such name, of one that `lookup_at_hand` does not know."""
+        is_unknown = self._tree.inodes.child(parent, name) is None
+        return is_unknown and self._tree.is_not_listed(parent, name)
+
+    def is_undecided(self) -> bool:
+        """Whether interrupted calls go on, so that who asks matters (`_as_before`)."""
+        return bool(self._tree.server.orphans)
+
+    def _known_without_inode(
+        self, parent: Inode, name: bytes
+    ) -> tuple[Inode, FileAttributes] | None:
+        """Its attributes are remembered, or stand in a listing that is still current."""
         tree = self._tree
-        return not tree.server.orphans and tree.cache.is_absent(parent.number, name)
+        cached = tree.cache.attributes(tree.inodes.number_for(parent, name))
+        if cached is not None:
+            inode = tree.inodes.intern(parent, name)
+            inode.kind = stat.S_IFMT(cached.attributes.mode)
+            inode.known_size = cached.attributes.size
+            return inode, cached.attributes
+        listed = tree.listed(parent, name)
+        return None if listed is None else (tree.inodes.intern(parent, name), listed)
 
     async def lookup(self, parent: Inode, name: bytes) -> tuple[Inode, FileAttributes] | None:
         """The inode of a name (without counting a lookup), None when there is no such name."""
@@ -87,23 +106,9 @@ class Namespace:
                 # Renamed or removed while we waited: what stands there now is asked for below.
                 if tree.inodes.child(parent, name) is known:
                     return known, attributes
-        number = tree.inodes.number_for(parent, name)
-        cached = tree.cache.attributes(number)
-        if cached is not None:
-            inode = tree.inodes.intern(parent, name)
-            inode.kind = stat.S_IFMT(cached.attributes.mode)
-            inode.known_size = cached.attributes.size
-            return inode, cached.attributes
-        return await self._look_up_elsewhere(parent, name)
-
-    async def _look_up_elsewhere(
-        self, parent: Inode, name: bytes
-    ) -> tuple[Inode, FileAttributes] | None:
-        """In a listing of the directory that is still current, or on the server."""
-        tree = self._tree
-        listed = tree.listed(parent, name)
-        if listed is not None:
-            return tree.inodes.intern(parent, name), listed
+        found = self._known_without_inode(parent, name)
+        if found is not None:
+            return found
         if tree.is_not_listed(parent, name):
             return None
         tree.walk.missed(parent, name)

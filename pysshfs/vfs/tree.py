@@ -350,7 +350,9 @@ class Tree:
         if inode.writeback is not None and not inode.writeback.is_clean:
             return self.foretold(inode)
         cached = self.cache.attributes(inode.number)
-        return None if cached is None else cached.attributes
+        if cached is not None:
+            return cached.attributes
+        return None if inode.parent is None else self.listed(inode.parent, inode.name)
 
     async def attributes(self, inode: Inode) -> FileAttributes:
         """The attributes, at most the cache's lifetime old.
@@ -372,9 +374,6 @@ class Tree:
                 attributes = attributes._replace(size=end)
             return attributes
         if inode.parent is not None:
-            listed = self.listed(inode.parent, inode.name)
-            if listed is not None:
-                return listed
             self.walk.missed(inode.parent, inode.name)
         return await self.fetch_attributes(inode)
 

@@ -191,3 +191,33 @@ async def test_nobody_waits_for_a_close() -> None:
         await mount.close(await mount.create(b"new"))
         await settle()
         assert mount.remote.closed_lazily == [True] * 4
+
+
+async def test_a_name_is_known_from_a_listing() -> None:
+    async with mounted(a_tree()) as mount:
+        at_hand, cache = mount.fs.at_hand, mount.fs.tree.cache
+        await mount.names()
+        mount.forget_all()
+        number = mount.fs.tree.inodes.number_for(mount.fs.tree.inodes.root, b"f1")
+        cache.drop_attributes(number)
+        asked = len(mount.remote.calls)
+        entry = at_hand.lookup(ROOT_NUMBER, b"f1")
+        assert entry is not None
+        assert (mount.counted(entry).number, entry.attributes.size) == (number, 7)
+        cache.drop_attributes(number)
+        assert at_hand.getattr(number) == entry
+        assert at_hand.lookup(ROOT_NUMBER, b"no") is None  # it was not seen to search
+        assert len(mount.remote.calls) == asked
+
+
+async def test_a_search_is_answered_from_a_listing() -> None:
+    async with mounted(a_tree(), config=VfsConfig(negative_timeout=1)) as mount:
+        await mount.names()
+        for name in (b"a", b"b", b"c"):
+            assert await mount.find(name) is None
+        await mount.names()
+        asked = len(mount.remote.calls)
+        entry = mount.fs.at_hand.lookup(ROOT_NUMBER, b"d")
+        assert entry is not None
+        assert entry.number == 0
+        assert len(mount.remote.calls) == asked
