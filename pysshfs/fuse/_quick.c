@@ -10,6 +10,7 @@
 #include "_quick.h"
 
 #include <errno.h>
+#include <stdarg.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -26,9 +27,16 @@ static PyObject *handlers[OPERATIONS];
 
 int quick_answered;
 
-/* The handler's answer, a new reference; NULL when there is none. */
-static PyObject *asked(enum operation operation, PyObject *arguments)
+/* The handler's answer to these arguments (a tuple, as Py_BuildValue has it), a new reference; NULL
+ * when there is none. */
+static PyObject *asked(enum operation operation, const char *format, ...)
 {
+    if (handlers[operation] == NULL)
+        return NULL;
+    va_list values;
+    va_start(values, format);
+    PyObject *arguments = Py_VaBuildValue(format, values);
+    va_end(values);
     PyObject *answer = NULL;
     if (arguments != NULL) {
         answer = PyObject_Call(handlers[operation], arguments, NULL);
@@ -81,9 +89,7 @@ static int parse_entry(PyObject *answer, struct fuse_entry_param *entry)
 
 int quick_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-    if (handlers[LOOKUP] == NULL)
-        return 0;
-    PyObject *answer = asked(LOOKUP, Py_BuildValue("Ky", (unsigned long long)parent, name));
+    PyObject *answer = asked(LOOKUP, "(Ky)", (unsigned long long)parent, name);
     if (answer == NULL)
         return 0;
     struct fuse_entry_param entry;
@@ -93,18 +99,19 @@ int quick_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
     return replied(req, answer, is_right);
 }
 
-int quick_getattr(fuse_req_t req, fuse_ino_t ino)
+static int told_attributes(fuse_req_t req, PyObject *answer)
 {
-    if (handlers[GETATTR] == NULL)
-        return 0;
-    PyObject *answer = asked(GETATTR, Py_BuildValue("(K)", (unsigned long long)ino));
-    if (answer == NULL)
-        return 0;
     struct fuse_entry_param entry;
     int is_right = parse_entry(answer, &entry);
     if (is_right)
         fuse_reply_attr(req, &entry.attr, entry.attr_timeout);
     return replied(req, answer, is_right);
+}
+
+int quick_getattr(fuse_req_t req, fuse_ino_t ino)
+{
+    PyObject *answer = asked(GETATTR, "(K)", (unsigned long long)ino);
+    return answer != NULL && told_attributes(req, answer);
 }
 
 /* A new reference: what is to be set, or None. */
@@ -123,31 +130,21 @@ int quick_setattr(fuse_req_t req, fuse_ino_t ino, const struct stat *attr, int t
                        FUSE_SET_ATTR_ATIME | FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_CTIME;
     if (handlers[SETATTR] == NULL || (to_set & ~simple) != 0)
         return 0;
-    PyObject *answer = asked(
-        SETATTR, Py_BuildValue("KNNNNNN", (unsigned long long)ino,
-                               wanted(to_set & FUSE_SET_ATTR_MODE, attr->st_mode & 07777),
-                               wanted(to_set & FUSE_SET_ATTR_UID, attr->st_uid),
-                               wanted(to_set & FUSE_SET_ATTR_GID, attr->st_gid),
-                               wanted(to_set & FUSE_SET_ATTR_ATIME, attr->st_atime),
-                               wanted(to_set & FUSE_SET_ATTR_MTIME, attr->st_mtime),
-                               wanted(fi != NULL, fi != NULL ? (long long)fi->fh : 0)));
-    if (answer == NULL)
-        return 0;
-    struct fuse_entry_param entry;
-    int is_right = parse_entry(answer, &entry);
-    if (is_right)
-        fuse_reply_attr(req, &entry.attr, entry.attr_timeout);
-    return replied(req, answer, is_right);
+    PyObject *answer = asked(SETATTR, "(KNNNNNN)", (unsigned long long)ino,
+                             wanted(to_set & FUSE_SET_ATTR_MODE, attr->st_mode & 07777),
+                             wanted(to_set & FUSE_SET_ATTR_UID, attr->st_uid),
+                             wanted(to_set & FUSE_SET_ATTR_GID, attr->st_gid),
+                             wanted(to_set & FUSE_SET_ATTR_ATIME, attr->st_atime),
+                             wanted(to_set & FUSE_SET_ATTR_MTIME, attr->st_mtime),
+                             wanted(fi != NULL, fi != NULL ? (long long)fi->fh : 0));
+    return answer != NULL && told_attributes(req, answer);
 }
 
 int quick_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
                  const struct fuse_file_info *fi)
 {
-    if (handlers[CREATE] == NULL)
-        return 0;
     PyObject *answer =
-        asked(CREATE, Py_BuildValue("KyIi", (unsigned long long)parent, name, (unsigned)mode,
-                                    fi->flags));
+        asked(CREATE, "(KyIi)", (unsigned long long)parent, name, (unsigned)mode, fi->flags);
     if (answer == NULL)
         return 0;
     struct fuse_file_info opened = *fi;
@@ -167,22 +164,9 @@ int quick_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mod
     return replied(req, answer, is_right);
 }
 
-int quick_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
-{
-    if (handlers[UNLINK] == NULL)
-        return 0;
-    PyObject *answer = asked(UNLINK, Py_BuildValue("Ky", (unsigned long long)parent, name));
-    if (answer == NULL)
-        return 0;
-    fuse_reply_err(req, 0);
-    return replied(req, answer, 1);
-}
-
 int quick_open(fuse_req_t req, fuse_ino_t ino, const struct fuse_file_info *fi)
 {
-    if (handlers[OPEN] == NULL)
-        return 0;
-    PyObject *answer = asked(OPEN, Py_BuildValue("Ki", (unsigned long long)ino, fi->flags));
+    PyObject *answer = asked(OPEN, "(Ki)", (unsigned long long)ino, fi->flags);
     if (answer == NULL)
         return 0;
     struct fuse_file_info told = *fi;
@@ -200,10 +184,8 @@ int quick_open(fuse_req_t req, fuse_ino_t ino, const struct fuse_file_info *fi)
 
 int quick_read(fuse_req_t req, size_t size, off_t off, const struct fuse_file_info *fi)
 {
-    if (handlers[READ] == NULL)
-        return 0;
-    PyObject *answer = asked(READ, Py_BuildValue("KLn", (unsigned long long)fi->fh, (long long)off,
-                                                 (Py_ssize_t)size));
+    PyObject *answer =
+        asked(READ, "(KLn)", (unsigned long long)fi->fh, (long long)off, (Py_ssize_t)size);
     if (answer == NULL)
         return 0;
     char *data;
@@ -217,11 +199,8 @@ int quick_read(fuse_req_t req, size_t size, off_t off, const struct fuse_file_in
 int quick_write(fuse_req_t req, const char *buf, size_t size, off_t off,
                 const struct fuse_file_info *fi)
 {
-    if (handlers[WRITE] == NULL)
-        return 0;
     PyObject *answer =
-        asked(WRITE, Py_BuildValue("KLy#", (unsigned long long)fi->fh, (long long)off, buf,
-                                   (Py_ssize_t)size));
+        asked(WRITE, "(KLy#)", (unsigned long long)fi->fh, (long long)off, buf, (Py_ssize_t)size);
     if (answer == NULL)
         return 0;
     long written = PyLong_AsLong(answer);
@@ -232,32 +211,32 @@ int quick_write(fuse_req_t req, const char *buf, size_t size, off_t off,
 }
 
 /* What has no answer but that it is done. */
-static int done(enum operation operation, fuse_req_t req, const struct fuse_file_info *fi)
+static int done(fuse_req_t req, PyObject *answer)
 {
-    if (handlers[operation] == NULL)
-        return 0;
-    PyObject *answer = asked(operation, Py_BuildValue("(K)", (unsigned long long)fi->fh));
     if (answer == NULL)
         return 0;
     fuse_reply_err(req, 0);
     return replied(req, answer, 1);
 }
 
+int quick_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+    return done(req, asked(UNLINK, "(Ky)", (unsigned long long)parent, name));
+}
+
 int quick_flush(fuse_req_t req, const struct fuse_file_info *fi)
 {
-    return done(FLUSH, req, fi);
+    return done(req, asked(FLUSH, "(K)", (unsigned long long)fi->fh));
 }
 
 int quick_release(fuse_req_t req, const struct fuse_file_info *fi)
 {
-    return done(RELEASE, req, fi);
+    return done(req, asked(RELEASE, "(K)", (unsigned long long)fi->fh));
 }
 
 int quick_opendir(fuse_req_t req, fuse_ino_t ino, const struct fuse_file_info *fi)
 {
-    if (handlers[OPENDIR] == NULL)
-        return 0;
-    PyObject *answer = asked(OPENDIR, Py_BuildValue("(K)", (unsigned long long)ino));
+    PyObject *answer = asked(OPENDIR, "(K)", (unsigned long long)ino);
     if (answer == NULL)
         return 0;
     struct fuse_file_info told = *fi;
@@ -290,11 +269,8 @@ static Py_ssize_t add_name(fuse_req_t req, PyObject *item, char *buffer, size_t 
 
 int quick_readdirplus(fuse_req_t req, size_t size, off_t off, const struct fuse_file_info *fi)
 {
-    if (handlers[READDIR] == NULL)
-        return 0;
     PyObject *answer =
-        asked(READDIR, Py_BuildValue("KLn", (unsigned long long)fi->fh, (long long)off,
-                                     (Py_ssize_t)size));
+        asked(READDIR, "(KLn)", (unsigned long long)fi->fh, (long long)off, (Py_ssize_t)size);
     if (answer == NULL)
         return 0;
     char *buffer = malloc(size);
@@ -313,7 +289,7 @@ int quick_readdirplus(fuse_req_t req, size_t size, off_t off, const struct fuse_
 
 int quick_releasedir(fuse_req_t req, const struct fuse_file_info *fi)
 {
-    return done(RELEASEDIR, req, fi);
+    return done(req, asked(RELEASEDIR, "(K)", (unsigned long long)fi->fh));
 }
 
 PyObject *quick_configure(PyObject *self, PyObject *given)
