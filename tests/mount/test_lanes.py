@@ -120,28 +120,33 @@ def test_copies_in_and_out_are_equal_and_leave_nothing_open(far: Far) -> None:
         assert status(mount)["sftp_sessions"] == len(servers) >= 4
         assert far.connections() == 1
 
-        def opened() -> list[str]:
-            return [
-                os.readlink(link)
-                for pid in servers
-                for link in Path(f"/proc/{pid}/fd").iterdir()
-                if os.readlink(link).startswith(str(far.served))
-            ]
+        wait_until("all files are closed", lambda: not _opened(far, servers), 5)
 
-        wait_until("all files are closed", lambda: not opened(), 5)
+
+def _opened(far: Far, pids: list[int]) -> list[str]:
+    """The served files that these servers have open."""
+    return [
+        os.readlink(link)
+        for pid in pids
+        for link in Path(f"/proc/{pid}/fd").iterdir()
+        if os.readlink(link).startswith(str(far.served))
+    ]
 
 
 @pytest.mark.parametrize("which", ["in", "out"])
 def test_names_are_answered_while_a_copy_stands_still(far: Far, which: str) -> None:
     """All servers but the first are stopped: whatever waits for one of them would wait for ever."""
+    content = 4 * _CONTENT
+    for place in (far.served, far.ours):
+        (place / "large").write_bytes(content)
     with far.mount(f"readahead={4 * _MIB}") as mount:  # or all would be here already
         copy = (_copy_in if which == "in" else _copy_out)(far, mount)
-        target = far.served / "written" if which == "in" else far.ours / "read"
-        _arrived(target, 0.5)
+        wait_until("a lane is used", lambda: bool(_opened(far, far.sftp_servers()[1:])), 20)
+        os.kill(copy.pid, signal.SIGSTOP)  # so that there is something left to wait for
         lanes = far.sftp_servers()[1:]
-        assert lanes
         for pid in lanes:
             os.kill(pid, signal.SIGSTOP)
+        os.kill(copy.pid, signal.SIGCONT)
         try:
             assert mount.run(["ls", "-l", "other"]).stdout.endswith("name\n")
             assert mount.run(["cat", "other/name"]).stdout == "content"
@@ -152,7 +157,8 @@ def test_names_are_answered_while_a_copy_stands_still(far: Far, which: str) -> N
             for pid in lanes:
                 os.kill(pid, signal.SIGCONT)
         _ended_well(copy)
-        assert (target.read_bytes()) == _CONTENT
+        target = far.served / "written" if which == "in" else far.ours / "read"
+        assert target.read_bytes() == content
 
 
 def test_a_server_that_allows_one_session_only(tmp_path: Path) -> None:
