@@ -71,7 +71,7 @@ class Calls:
         self.lanes.session_up(remote)
         # A call came while there is no session (`ServerConnection.wanted`).
         self.on_demand: Callable[[], None] = lambda: None
-        # A file was opened again (`Tree.reopened`); whether it still is the same file.
+        # A file was opened again (`reopen.reopened`); whether it still is the same file.
         self.on_reopened: reopen.Check = lambda _inode, _found: None
         # The session is gone; called before anything else is done about it.
         self.on_lost: Callable[[], None] = lambda: None

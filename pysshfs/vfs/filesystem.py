@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import math
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
@@ -16,6 +17,7 @@ import trio
 
 from pysshfs.errors import ConnectionLostError, FilesystemError, UnsupportedError
 from pysshfs.remotefs import FilesystemStatistics
+from pysshfs.vfs import reopen
 from pysshfs.vfs.athand import AtHand
 from pysshfs.vfs.cache import boot_time
 from pysshfs.vfs.copying import Copying
@@ -72,7 +74,7 @@ class Filesystem:
     ) -> None:
         self.server = Server(remote)
         self.tree = Tree(self.server, config, clock)
-        self.server.on_reopened = self.tree.reopened
+        self.server.on_reopened = functools.partial(reopen.reopened, self.tree)
         self.server.on_lost = self.tree.files_ahead.clear
         self.server.on_given_up = self._given_up
         self._salvage = Salvage(store)

@@ -2,7 +2,7 @@
 
 Never with CREATE, TRUNC or EXCL. SFTP (protocol 3) knows no inode, so whether it still is the same
 file can only be told from its type and, where data of ours is under way, from its size
-(`Tree.reopened`). What is not becomes stale, for good: ESTALE for whoever uses that handle, and one
+(`reopened`). What is not becomes stale, for good: ESTALE for whoever uses that handle, and one
 line in the log that names the file. Stateless; called by `Calls.resume` only.
 """
 
@@ -14,7 +14,9 @@ import stat
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from pysshfs.errors import ConnectionLostError, FilesystemError, RemoteStatusError
+from pysshfs.vfs import idmap
 from pysshfs.vfs.repeat import open_own
+from pysshfs.vfs.sanity import checked_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from pysshfs.reply import Reply
     from pysshfs.vfs.call import OpenFileHandle
     from pysshfs.vfs.inodes import Inode
+    from pysshfs.vfs.tree import Tree
 
 log = logging.getLogger(__name__)
 
@@ -118,3 +121,29 @@ def _lost(file: OpenFileHandle, error: FilesystemError) -> None:
         name, error,
     )
     file.stale = FilesystemError(errno.ESTALE, str(error))
+
+
+def reopened(tree: Tree, inode: Inode, found: Attributes) -> None:
+    """A file of this inode was opened again on a new session. Raises ESTALE when it cannot be
+    the same one; when it was changed meanwhile, what was read of it is dropped."""
+    inode.expected = None  # who knows what others did meanwhile
+    known = idmap.to_local(tree.config, checked_attributes(found))
+    if inode.kind not in (None, stat.S_IFMT(known.mode)):
+        raise FilesystemError(errno.ESTALE, "something else has its name")
+    writeback = inode.writeback
+    if writeback is not None and not writeback.is_clean:
+        if not inode.resizing and not writeback.explains(known.size):
+            raise FilesystemError(
+                errno.ESTALE, f"what was written does not explain its size of {known.size}"
+            )
+        return
+    if writeback is not None and writeback.unsynced and known.size < inode.known_size:
+        log.warning(
+            "%r has %d bytes, the server had acknowledged %d: it lost some, or another client"
+            " cut the file; what is to survive a crash of the server needs fsync",
+            inode.name, known.size, inode.known_size,
+        )
+    if inode.read_version not in (None, (known.mtime, known.size)):
+        tree.changed(inode)
+        inode.found(known)
+        tree.kernel.inode_changed(inode.number)

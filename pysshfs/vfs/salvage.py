@@ -17,7 +17,7 @@ from pysshfs.errors import FilesystemError
 if TYPE_CHECKING:
     from pysshfs.vfs.inodes import Inode
     from pysshfs.vfs.undelivered import UndeliveredStore
-    from pysshfs.vfs.writeback import WriteRecord
+    from pysshfs.vfs.writebackpool import WriteRecord
 
 log = logging.getLogger(__name__)
 

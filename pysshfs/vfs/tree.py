@@ -29,7 +29,8 @@ from pysshfs.vfs.readahead import FileReader
 from pysshfs.vfs.repeat import Making, Marks, Version, is_missing
 from pysshfs.vfs.sanity import PATH_MAX, FileAttributes, checked_attributes
 from pysshfs.vfs.walk import WalkAhead
-from pysshfs.vfs.writeback import Writeback, WritebackPool
+from pysshfs.vfs.writeback import Writeback
+from pysshfs.vfs.writebackpool import WritebackPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -230,31 +231,6 @@ class Tree:
     def close(self, handle: OpenFileHandle) -> None:
         """Give the server a handle back. Nobody waits for that, nor could act on a failure."""
         self.server.close(handle)
-
-    def reopened(self, inode: Inode, found: Attributes) -> None:
-        """A file of this inode was opened again on a new session. Raises ESTALE when it cannot be
-        the same one; when it was changed meanwhile, what was read of it is dropped."""
-        inode.expected = None  # who knows what others did meanwhile
-        known = idmap.to_local(self.config, checked_attributes(found))
-        if inode.kind not in (None, stat.S_IFMT(known.mode)):
-            raise FilesystemError(errno.ESTALE, "something else has its name")
-        writeback = inode.writeback
-        if writeback is not None and not writeback.is_clean:
-            if not inode.resizing and not writeback.explains(known.size):
-                raise FilesystemError(
-                    errno.ESTALE, f"what was written does not explain its size of {known.size}"
-                )
-            return
-        if writeback is not None and writeback.unsynced and known.size < inode.known_size:
-            log.warning(
-                "%r has %d bytes, the server had acknowledged %d: it lost some, or another client"
-                " cut the file; what is to survive a crash of the server needs fsync",
-                inode.name, known.size, inode.known_size,
-            )
-        if inode.read_version not in (None, (known.mtime, known.size)):
-            self.changed(inode)
-            inode.found(known)
-            self.kernel.inode_changed(inode.number)
 
     # --- attributes -------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pysshfs.vfs.inodes import Inode
-    from pysshfs.vfs.writeback import WriteRecord
+    from pysshfs.vfs.writebackpool import WriteRecord
     from tests.support.memory_tree import MemoryTree
 
 SMALL = OPENSSH._replace(max_write=10)
