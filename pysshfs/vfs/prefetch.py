@@ -235,12 +235,13 @@ class FilesAhead:
         """The order in which the program reads that opens this file, if it can be told."""
         parent = inode.parent
         directory = self._directories.get(parent) if parent is not None else None
-        seen = directory.opened(inode.name) if directory is not None else None
+        seen = None if directory is None else directory.opened(inode.name, self._way)
         if seen is None or parent is None:
             return None
         order, way = seen
-        if not self._trusted:
+        if not self._trusted or way is not self._way:
             self._trusted, self._way = True, way
+            self._orders.clear()  # what was to come goes by another order
             self._route.begin(parent, way)
         self._prefer(order)
         return order

@@ -46,7 +46,8 @@ class Order:
         self._places = {entry.name: place for place, entry in enumerate(entries)}
         self._next = 0  # the first that was neither opened nor taken
         self._last = -1
-        self.steps = 0
+        self.steps = 0  # in a row
+        self.exact = 0  # of these, to the very next one
 
     def opened(self, name: bytes) -> None:
         """A program opens this file."""
@@ -55,6 +56,7 @@ class Order:
             return
         is_step = 0 <= self._last < place <= self._last + 1 + _GAP
         self.steps = self.steps + 1 if is_step else 0
+        self.exact = self.exact + (place == self._last + 1) if is_step else 0
         self._last = place
         self._next = max(self._next, place + 1)
 
@@ -92,14 +94,16 @@ class Directory:
             case Way.NAME:
                 return sorted(entries, key=lambda entry: entry.name)
 
-    def opened(self, name: bytes) -> tuple[Order, Way] | None:
-        """The order that is kept to, once it shows."""
+    def opened(self, name: bytes, likely: Way) -> tuple[Order, Way] | None:
+        """The order that is kept to, once it shows. In a short directory several may: the one that
+        leaves out least, and of equal ones the `likely` one."""
         for way in Way:
             self.files(way).opened(name)
-        for way, order in sorted(self._orders.items()):
-            if order.steps >= _TRUSTED:
-                return order, way
-        return None
+        kept = [way for way in Way if self._orders[way].steps >= _TRUSTED]
+        if not kept:
+            return None
+        way = max(kept, key=lambda way: (self._orders[way].exact, way is likely, -way))
+        return self._orders[way], way
 
     def files(self, way: Way) -> Order:
         order = self._orders.get(way)

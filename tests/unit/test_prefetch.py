@@ -102,6 +102,25 @@ async def test_in_the_order_of_names_as_shells_and_git_do() -> None:
         assert ahead(mount) == (97, 0)
 
 
+async def test_an_order_that_looked_like_another_at_first_is_kept_to_all_the_same() -> None:
+    """The first directory is read in an order that is nearly that of its listing; by the others it
+    shows that it goes by names."""
+    tree = MemoryTree()
+    for i in range(20):
+        tree.mkdir(b"d%02d" % (i * 7 % 20))
+    for i in range(20):
+        names = [b"f%d" % j for j in range(6)]
+        for name in names if i == 0 else names[::-1]:
+            tree.write_file(b"d%02d/" % i + name, content(name))
+    async with mounted(tree, latency=ROUND_TRIP) as mount:
+        began = trio.current_time()
+        for directory in sorted(await mount.names()):
+            for name in sorted(await mount.names(directory)):
+                assert await read(mount, directory + b"/" + name) == content(name)
+        assert trio.current_time() - began < 70 * ROUND_TRIP  # 280 one by one
+        assert mount.remote.count("open") < 150  # 120 files, and what was fetched in vain at first
+
+
 async def test_several_are_asked_for_at_once() -> None:
     """A program that is fed file by file costs both ends a wake-up for each."""
     async with mounted(files(400)) as mount:
