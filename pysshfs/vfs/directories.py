@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 # A short directory is one reply with its names and one that says that there are no more.
 _FIRST_IN_FLIGHT: Final = 2
 _MOST_IN_FLIGHT: Final = 16
+_FEW: Final = 50  # names; OpenSSH sends up to 100 in one reply
 # Names past this one are told without their attributes, unless somebody asks for those.
 PLAIN_FROM: Final = 100_000
 
@@ -211,8 +212,11 @@ class DirectoryStream:
         if entries is None:
             self._finish()
             return
+        is_short = not self._entries and len(entries) < _FEW
         for entry in entries:
             self._accept(entry)
+        if is_short and self._in_flight:
+            return  # most likely the next reply says that there are no more
         self._depth = min(self._depth * 2, _MOST_IN_FLIGHT)
         self._ask()
 

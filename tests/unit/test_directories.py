@@ -473,3 +473,14 @@ async def test_a_listing_that_is_remembered_tells_attributes_for_as_long_as_they
         timeouts = {item.entry.attribute_timeout for item in found if item.entry is not None}
         assert timeouts == {6}
         await mount.fs.releasedir(fh)
+
+
+@pytest.mark.parametrize("names", [0, 10, directories._FEW - 3])
+async def test_a_short_directory_is_asked_for_no_more_than_it_has(names: int) -> None:
+    """One reply with its names (and the two dots), and one that says that there are no more."""
+    made = MemoryTree()
+    for i in range(names):
+        made.write_file(b"%d" % i, b"")
+    async with mounted(made) as mount:
+        assert len(await mount.names()) == names
+        assert mount.remote.count("readdir") == 2
