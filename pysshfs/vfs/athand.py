@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Literal
 
 from pysshfs.vfs.directories import DirectoryStream
 from pysshfs.vfs.kernelcache import Entry
-from pysshfs.vfs.openfile import Opened
 from pysshfs.vfs.sanity import NAME_MAX, FileAttributes
 
 if TYPE_CHECKING:
@@ -24,8 +23,9 @@ if TYPE_CHECKING:
     from pysshfs.vfs.creating import Creating
     from pysshfs.vfs.directories import ListReply
     from pysshfs.vfs.files import Files
+    from pysshfs.vfs.inodes import Inode
     from pysshfs.vfs.namespace import Namespace
-    from pysshfs.vfs.openfile import OpenFile, OpenReply
+    from pysshfs.vfs.openfile import Opened, OpenFile, OpenReply
     from pysshfs.vfs.setattr import SetAttr
     from pysshfs.vfs.tree import Tree
 
@@ -46,6 +46,7 @@ class AtHand:
         open_files: dict[int, OpenFile],
         directories: dict[int, DirectoryStream],
         opened: Callable[[Opened], OpenReply],
+        created: Callable[[Inode, OpenFile, FileAttributes], tuple[OpenReply, Entry]],
         registered: Callable[[DirectoryStream], int],
     ) -> None:
         self._tree = tree
@@ -56,6 +57,7 @@ class AtHand:
         self._open_files = open_files
         self._directories = directories
         self._opened = opened
+        self._created = created
         self._registered = registered
 
     def lookup(self, parent: int, name: bytes) -> Entry | None:
@@ -68,8 +70,7 @@ class AtHand:
             return self._absent()
         found = self._namespace.lookup_at_hand(directory, name)
         if found is not None:
-            found[0].lookups += 1
-            return self._tree.entry(*found)
+            return self._tree.looked_up(*found)
         return self._absent() if self._namespace.is_absent_at_hand(directory, name) else None
 
     def _absent(self) -> Entry:
@@ -92,12 +93,7 @@ class AtHand:
         """With `async_ops`."""
         directory = self._tree.inodes.get(parent)
         made = self._creating.create_at_hand(directory, name, mode, flags)
-        if made is None:
-            return None
-        inode, file, attributes = made
-        reply = self._opened(Opened(file, keep_cache=False, attributes_changed=False))
-        inode.lookups += 1
-        return reply, self._tree.entry(inode, attributes)
+        return None if made is None else self._created(*made)
 
     def unlink(self, parent: int, name: bytes) -> Literal[True] | None:
         """With `async_ops`."""

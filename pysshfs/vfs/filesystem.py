@@ -27,7 +27,7 @@ from pysshfs.vfs.files import Files
 from pysshfs.vfs.inodes import ROOT_NUMBER
 from pysshfs.vfs.kernelcache import Entry
 from pysshfs.vfs.namespace import Namespace
-from pysshfs.vfs.openfile import OpenReply
+from pysshfs.vfs.openfile import Opened, OpenReply
 from pysshfs.vfs.renames import Renames
 from pysshfs.vfs.salvage import Salvage
 from pysshfs.vfs.sanity import checked_statistics
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pysshfs.remotefs import AttributeChange, RemoteFS
     from pysshfs.vfs.config import VfsConfig
     from pysshfs.vfs.inodes import Inode
-    from pysshfs.vfs.openfile import Opened, OpenFile
+    from pysshfs.vfs.openfile import OpenFile
     from pysshfs.vfs.sanity import FileAttributes
     from pysshfs.vfs.undelivered import UndeliveredStore
 
@@ -98,6 +98,7 @@ class Filesystem:
             self._open_files,
             self._directories,
             self._opened,
+            self._created,
             lambda stream: self._new_fh(self._directories, stream),
         )
 
@@ -153,21 +154,16 @@ class Filesystem:
 
     # --- names ------------------------------------------------------------------------------
 
-    def _counted(self, inode: Inode, attributes: FileAttributes) -> Entry:
-        """An entry for the kernel, which from now on has one more lookup to forget."""
-        inode.lookups += 1
-        return self.tree.entry(inode, attributes)
-
     async def lookup(self, parent: int, name: bytes) -> Entry | None:
         """None when there is no such name; `negative_timeout` says how long that may be kept."""
         directory = self.tree.inodes.get(parent)
         if name == b".":
-            return self._counted(directory, await self.tree.attributes(directory))
+            return self.tree.looked_up(directory, await self.tree.attributes(directory))
         if name == b"..":
             above = directory.parent or directory
-            return self._counted(above, await self.tree.attributes(above))
+            return self.tree.looked_up(above, await self.tree.attributes(above))
         found = await self._namespace.lookup(directory, name)
-        return self._counted(*found) if found is not None else None
+        return self.tree.looked_up(*found) if found is not None else None
 
     def forget(self, lookups: list[tuple[int, int]]) -> None:
         for number, count in lookups:
@@ -199,23 +195,23 @@ class Filesystem:
         return await self._namespace.readlink(self.tree.inodes.get(number))
 
     async def mkdir(self, parent: int, name: bytes, mode: int) -> Entry:
-        return self._counted(
+        return self.tree.looked_up(
             *await self._namespace.mkdir(self.tree.inodes.get(parent), name, mode)
         )
 
     async def mknod(self, parent: int, name: bytes, mode: int) -> Entry:
-        return self._counted(
+        return self.tree.looked_up(
             *await self._namespace.mknod(self.tree.inodes.get(parent), name, mode)
         )
 
     async def symlink(self, parent: int, name: bytes, target: bytes) -> Entry:
-        return self._counted(
+        return self.tree.looked_up(
             *await self._namespace.symlink(self.tree.inodes.get(parent), name, target)
         )
 
     async def link(self, number: int, parent: int, name: bytes) -> Entry:
         inodes = self.tree.inodes
-        return self._counted(
+        return self.tree.looked_up(
             *await self._namespace.link(inodes.get(number), inodes.get(parent), name)
         )
 
@@ -265,12 +261,14 @@ class Filesystem:
     async def create(
         self, parent: int, name: bytes, mode: int, flags: int
     ) -> tuple[OpenReply, Entry]:
-        inode, file, attributes = await self._creating.create(
-            self.tree.inodes.get(parent), name, mode, flags
-        )
-        fh = self._new_fh(self._open_files, file)
-        reply = OpenReply(fh, self.tree.config.direct_io, False, False)
-        return reply, self._counted(inode, attributes)
+        made = await self._creating.create(self.tree.inodes.get(parent), name, mode, flags)
+        return self._created(*made)
+
+    def _created(
+        self, inode: Inode, file: OpenFile, attributes: FileAttributes
+    ) -> tuple[OpenReply, Entry]:
+        reply = self._opened(Opened(file, keep_cache=False, attributes_changed=False))
+        return reply, self.tree.looked_up(inode, attributes)
 
     async def read(self, fh: int, offset: int, length: int) -> bytes:
         return await self._files.read(self._file(fh), offset, length)
@@ -300,8 +298,8 @@ class Filesystem:
 
     async def release(self, fh: int) -> None:
         """Never waits: see `Files.release`."""
-        self._files.release(self._file(fh))
-        del self._open_files[fh]
+        if not self.at_hand.release(fh):
+            raise FilesystemError(errno.EBADF)
 
     # --- directories ------------------------------------------------------------------------
 
@@ -333,9 +331,7 @@ class Filesystem:
         self._directory(fh).delivered(reply)
 
     async def releasedir(self, fh: int) -> None:
-        stream = self._directories.pop(fh, None)
-        if stream is not None:
-            stream.release()
+        self.at_hand.releasedir(fh)
 
     async def fsyncdir(self, fh: int) -> None:
         """What was promised of the names in this directory is done, or its error is raised."""

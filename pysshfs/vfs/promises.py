@@ -103,17 +103,15 @@ class Promises:
 
     @property
     def has_room(self) -> bool:
-        """Whether `room` would return at once."""
+        """Whether there is, and a session to send on: then `room` returns at once."""
         return self._count < _MOST and self._tree.server.is_up
 
     async def room(self) -> None:
         """Wait until there is room for one more. Raises when there is no hope of a server."""
         await trio.lowlevel.checkpoint_if_cancelled()
         self._tree.server.check()
-        while self._count >= _MOST:
-            self._tree.server.hurry()
-            await self._changed.wait()
-            self._tree.server.check()
+        await self._until(lambda: self._count < _MOST)
+        self._tree.server.check()
 
     def keep(
         self,
@@ -186,21 +184,21 @@ class Promises:
 
     # --- waiting and reporting ------------------------------------------------------------------
 
-    async def settled(self, *paths: bytes) -> None:
-        """Wait until nothing is promised of these paths."""
-        while any(path in self._open for path in paths):
+    async def _until(self, is_so: Callable[[], bool]) -> None:
+        """Wait for answers until it is so. Raises when there is no hope of a server."""
+        while not is_so():
             changed = self._changed
             self._tree.server.check()
             self._tree.server.hurry()
             await changed.wait()
 
+    async def settled(self, *paths: bytes) -> None:
+        """Wait until nothing is promised of these paths."""
+        await self._until(lambda: not any(path in self._open for path in paths))
+
     async def settled_but_for_attributes(self, path: bytes) -> None:
         """Wait until no more is promised of this path than attributes."""
-        while path in self._changing:
-            changed = self._changed
-            self._tree.server.check()
-            self._tree.server.hurry()
-            await changed.wait()
+        await self._until(lambda: path not in self._changing)
 
     def is_settled(self, path: bytes) -> bool:
         """Whether `settled` would return at once."""
@@ -221,11 +219,7 @@ class Promises:
                     await self._outcome(reply)
 
     async def _outcome(self, reply: Reply[Any]) -> None:
-        while not reply.done:
-            changed = self._changed
-            self._tree.server.check()
-            self._tree.server.hurry()
-            await changed.wait()
+        await self._until(lambda: reply.done)
 
     def raise_broken(self, directory: Inode) -> None:
         """Raise the last error of this directory, once."""

@@ -413,6 +413,11 @@ class Tree:
         inode.told = attributes
         return self.timeouts(inode.number, attributes, left)
 
+    def looked_up(self, inode: Inode, attributes: FileAttributes) -> Entry:
+        """An entry for the kernel, which from now on has one more lookup to forget."""
+        inode.lookups += 1
+        return self.entry(inode, attributes)
+
     def entry_of_change(
         self, inode: Inode, attributes: FileAttributes, is_certain: bool
     ) -> Entry:

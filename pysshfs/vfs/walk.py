@@ -120,15 +120,12 @@ class WalkAhead:
         if (
             not self._tree.config.directory_timeout
             or not self._tree.server.is_up
-            or number in self._under_way
-            or number in self._lately_asked
-            or number in self._too_long
+            or self._was_tried(number)
         ):
             return
         names = self._missed.get(number, set()) | {name}
-        is_walked_to = number in self._expected and (
-            self._is_walk or self._streak >= self._trusted
-        )
+        is_seen = self._is_walk or (self._streak > 0 and self._is_asking)
+        is_walked_to = number in self._expected and is_seen
         if len(names) < _MISSES and not is_walked_to:
             self._missed[number] = names
             return
@@ -141,23 +138,24 @@ class WalkAhead:
         self._names_asked_at = self._tree.cache.clock()
         self._ask_for(directory)
         above = directory.parent
-        if above is not None and not self._is_known(above.number):
+        if (
+            above is not None
+            and not self._was_tried(above.number)
+            and self._tree.cache.listing(above.number) is None
+        ):
             self._lately_asked[above.number] = True
             self._ask_for(above)
 
     @property
-    def _trusted(self) -> int:
-        """How many steps of a walk make the first name of a directory that is asked for enough:
-        one less for a program that was just seen to ask for names one by one."""
-        is_asking = self._tree.cache.clock() < self._names_asked_at + _MISSES_SECONDS
-        return _TRUSTED - 1 if is_asking else _TRUSTED
+    def _is_asking(self) -> bool:
+        """Whether a program was just seen to ask for names one by one: then one step of a walk is
+        enough."""
+        return self._tree.cache.clock() < self._names_asked_at + _MISSES_SECONDS
 
-    def _is_known(self, number: int) -> bool:
+    def _was_tried(self, number: int) -> bool:
+        """Whether this directory is being listed, or was lately, or is too long."""
         return (
-            number in self._under_way
-            or number in self._lately_asked
-            or number in self._too_long
-            or self._tree.cache.listing(number) is not None
+            number in self._under_way or number in self._lately_asked or number in self._too_long
         )
 
     def _ask_for(self, directory: Inode) -> None:
