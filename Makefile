@@ -27,7 +27,7 @@ lint: ## ruff and mypy only
 	$(IN_VENV) ruff check .
 	$(IN_VENV) mypy
 
-bench: ## time pysshfs against sshfs (about 25 minutes)
+bench: ## time pysshfs against sshfs (about 50 minutes)
 	@$(LIB) $(BENCH_NEEDS)
 	$(IN_VENV) bench $(BENCH)
 

@@ -140,6 +140,19 @@ int quick_setattr(fuse_req_t req, fuse_ino_t ino, const struct stat *attr, int t
     return answer != NULL && told_attributes(req, answer);
 }
 
+/* (file, direct_io, keep_cache), into what the kernel is told. */
+static int parse_opened(PyObject *answer, struct fuse_file_info *told)
+{
+    unsigned long long fh;
+    int direct_io, keep_cache;
+    if (!PyArg_ParseTuple(answer, "Kpp", &fh, &direct_io, &keep_cache))
+        return 0;
+    told->fh = fh;
+    told->direct_io = direct_io != 0;
+    told->keep_cache = keep_cache != 0;
+    return 1;
+}
+
 int quick_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
                  const struct fuse_file_info *fi)
 {
@@ -147,20 +160,14 @@ int quick_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mod
         asked(CREATE, "(KyIi)", (unsigned long long)parent, name, (unsigned)mode, fi->flags);
     if (answer == NULL)
         return 0;
-    struct fuse_file_info opened = *fi;
+    struct fuse_file_info told = *fi;
     struct fuse_entry_param entry;
-    unsigned long long fh;
-    int direct_io, keep_cache;
-    PyObject *told;
-    int is_right = PyArg_ParseTuple(answer, "KppO!", &fh, &direct_io, &keep_cache, &PyTuple_Type,
-                                    &told) &&
-                   parse_entry(told, &entry);
-    if (is_right) {
-        opened.fh = fh;
-        opened.direct_io = direct_io != 0;
-        opened.keep_cache = keep_cache != 0;
-        fuse_reply_create(req, &entry, &opened);
-    }
+    PyObject *opened, *made;
+    int is_right =
+        PyArg_ParseTuple(answer, "O!O!", &PyTuple_Type, &opened, &PyTuple_Type, &made) &&
+        parse_opened(opened, &told) && parse_entry(made, &entry);
+    if (is_right)
+        fuse_reply_create(req, &entry, &told);
     return replied(req, answer, is_right);
 }
 
@@ -170,15 +177,9 @@ int quick_open(fuse_req_t req, fuse_ino_t ino, const struct fuse_file_info *fi)
     if (answer == NULL)
         return 0;
     struct fuse_file_info told = *fi;
-    unsigned long long fh;
-    int direct_io, keep_cache;
-    int is_right = PyArg_ParseTuple(answer, "Kpp", &fh, &direct_io, &keep_cache);
-    if (is_right) {
-        told.fh = fh;
-        told.direct_io = direct_io != 0;
-        told.keep_cache = keep_cache != 0;
+    int is_right = parse_opened(answer, &told);
+    if (is_right)
         fuse_reply_open(req, &told);
-    }
     return replied(req, answer, is_right);
 }
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pysshfs.vfs.athand import AtHand
     from pysshfs.vfs.directories import ListReply
     from pysshfs.vfs.kernelcache import Entry
+    from pysshfs.vfs.openfile import OpenReply
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -104,19 +105,18 @@ class _Handlers:
 
     def create(
         self, parent: int, name: bytes, mode: int, flags: int
-    ) -> tuple[int, bool, bool, tuple[float, ...] | None] | None:
+    ) -> tuple[tuple[int, bool, bool], tuple[float, ...] | None] | None:
         made = self._at_hand.create(parent, name, mode, flags)
         if made is None:
             return None
         opened, entry = made
-        return opened.fh, opened.direct_io, opened.keep_cache, _told(entry)
+        return _opened(opened), _told(entry)
 
     def open(self, number: int, flags: int) -> tuple[int, bool, bool] | None:
         opened = self._at_hand.open(number, flags)
         if opened is None:
             return None
-        stored = self._operations.tell_of_content(number, opened)
-        return opened.fh, opened.direct_io, opened.keep_cache or stored
+        return _opened(opened, stored=self._operations.tell_of_content(number, opened))
 
     def readdir(self, fh: int, offset: int, size: int) -> list[tuple[object, ...]] | None:
         replies = self._at_hand.readdir(fh, offset, _Room(size).has_one_for)
@@ -132,6 +132,11 @@ def _told(entry: Entry | None) -> tuple[float, ...] | None:
         entry.number, known.mode, known.uid, known.gid, known.size, known.atime, known.mtime,
         entry.entry_timeout, entry.attribute_timeout,
     )  # fmt: skip
+
+
+def _opened(opened: OpenReply, *, stored: bool = False) -> tuple[int, bool, bool]:
+    """`stored`: what its pages hold now is the file."""
+    return opened.fh, opened.direct_io, opened.keep_cache or stored
 
 
 class _Room:
