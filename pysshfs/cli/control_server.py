@@ -158,9 +158,7 @@ class ControlServer:
 
     @staticmethod
     def _may_ask(stream: trio.SocketStream) -> bool:
-        credentials = stream.socket.getsockopt(
-            socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size
-        )
+        credentials = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
         _, uid, _ = _PEER.unpack(credentials)
         return uid in (0, os.geteuid())
 
@@ -214,9 +212,7 @@ class ControlServer:
             "silent_seconds": _rounded(connection.silence()),
             "server": connection.server_version,
             "cipher": connection.cipher,
-            "extensions": sorted(
-                name.decode("ascii", "replace") for name in connection.extensions
-            ),
+            "extensions": sorted(name.decode("ascii", "replace") for name in connection.extensions),
             "sftp_sessions": len(sessions),
             "sftp_requests": sum(sftp.requests_sent for sftp in sessions),
             "sftp_in_flight": sum(sftp.in_flight for sftp in sessions),

@@ -257,7 +257,8 @@ class _End:
         if undelivered or promised:
             log.error(
                 "%d written bytes, and %d operations, did not reach the server",
-                undelivered, promised,
+                undelivered,
+                promised,
             )
             if self.code is ExitCode.OK:
                 self.code = ExitCode.UNDELIVERED

@@ -80,9 +80,7 @@ def bare_entry(item: ListReply) -> pyfuse3.EntryAttributes:
     return told
 
 
-def change_of(
-    attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields
-) -> AttributeChange:
+def change_of(attr: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields) -> AttributeChange:
     """Times that are omitted (UTIME_OMIT) stay None; UTIME_NOW arrives as this machine's time."""
     return AttributeChange(
         mode=attr.st_mode & 0o7777 if fields.update_mode else None,
@@ -170,9 +168,7 @@ class Operations(pyfuse3.Operations):
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         self._fs.forget(list(inode_list))
 
-    async def getattr(
-        self, inode: int, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.EntryAttributes:
+    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         return kernel_entry(await self._fs.getattr(inode))
 
     async def setattr(
@@ -201,9 +197,7 @@ class Operations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         return kernel_entry(await self._fs.mkdir(parent_inode, name, mode))
 
-    async def unlink(
-        self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
-    ) -> None:
+    async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         await self._fs.unlink(parent_inode, name)
 
     async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
@@ -269,9 +263,7 @@ class Operations(pyfuse3.Operations):
             return False  # it will ask, then
         return True
 
-    async def open(
-        self, inode: int, flags: int, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.FileInfo:
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         opened = await self._fs.open(inode, flags)
         return self._file_info(opened, self.tell_of_content(inode, opened))
 
@@ -327,4 +319,3 @@ class Operations(pyfuse3.Operations):
 
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         await self._fs.fsyncdir(fh)
-

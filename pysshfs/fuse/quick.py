@@ -48,9 +48,7 @@ def answer(at_hand: AtHand, operations: Operations, requests: Requests) -> None:
     handlers = _Handlers(at_hand, operations)
     is_traced = trace.isEnabledFor(logging.DEBUG)
     _session.answer_quickly(
-        {}
-        if is_traced
-        else {name: _asked(getattr(handlers, name), requests) for name in _ANSWERED}
+        {} if is_traced else {name: _asked(getattr(handlers, name), requests) for name in _ANSWERED}
     )
 
 

@@ -257,9 +257,7 @@ class Requests:
         del self._active[request.serial]
         self._watched.discard(request.serial)
 
-    def guard(
-        self, handler: Callable[P, Awaitable[T]]
-    ) -> Callable[P, Awaitable[T]]:
+    def guard(self, handler: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         """The handler, interruptible, with every expected failure as an errno for the kernel."""
 
         @functools.wraps(handler)
@@ -296,7 +294,9 @@ class Requests:
         number = errno_of(error)
         if number is None:
             log.error(
-                "%s (inode %d) failed unexpectedly", request.operation, request.inode,
+                "%s (inode %d) failed unexpectedly",
+                request.operation,
+                request.inode,
                 exc_info=error,
             )
             return errno.EIO
@@ -309,7 +309,13 @@ def _trace(request: Request, args: tuple[Any, ...], result: int) -> None:
     shown = ", ".join(_shown(arg) for arg in args)
     trace.debug(
         "%d %s inode=%d pid=%d (%s) %.2f ms %s",
-        request.serial, request.operation, request.inode, request.tid, shown, taken, outcome,
+        request.serial,
+        request.operation,
+        request.inode,
+        request.tid,
+        shown,
+        taken,
+        outcome,
     )
 
 

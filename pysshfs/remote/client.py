@@ -212,9 +212,7 @@ class SftpRemote:
         return self._attributes(wire.FXP_FSTAT, wire.string(handle.token))
 
     def setstat(self, path: bytes, change: AttributeChange) -> Reply[None]:
-        return self._session.request(
-            wire.FXP_SETSTAT, self._path(path), wire.encode_change(change)
-        )
+        return self._session.request(wire.FXP_SETSTAT, self._path(path), wire.encode_change(change))
 
     def lsetstat(self, path: bytes, change: AttributeChange) -> Reply[None]:
         return self._extended(

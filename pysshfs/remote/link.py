@@ -274,9 +274,7 @@ class Link:
         if self._socket is None or self._socket.family == socket.AF_UNIX:
             return None
         try:
-            info = self._socket.getsockopt(
-                socket.IPPROTO_TCP, socket.TCP_INFO, _ACKNOWLEDGED.size
-            )
+            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKNOWLEDGED.size)
             return int(_ACKNOWLEDGED.unpack(info)[0])
         except (OSError, struct.error):
             return None

@@ -67,9 +67,7 @@ def processor_has_aes() -> bool:
     """AES-GCM is about twice as fast as asyncssh's first choice where the processor helps."""
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            return any(
-                " aes" in line for line in file if line.startswith(("flags", "Features"))
-            )
+            return any(" aes" in line for line in file if line.startswith(("flags", "Features")))
     except OSError:
         return False
 

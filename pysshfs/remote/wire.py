@@ -245,9 +245,7 @@ def parse_statvfs(reader: Reader) -> FilesystemStatistics:
     """OpenSSH's PROTOCOL, section 4.4 (statvfs@openssh.com)."""
     numbers = [reader.u64() for _ in range(11)]
     bsize, frsize, blocks, bfree, bavail, files, ffree, favail, _fsid, _flag, namemax = numbers
-    return FilesystemStatistics(
-        bsize, frsize, blocks, bfree, bavail, files, ffree, favail, namemax
-    )
+    return FilesystemStatistics(bsize, frsize, blocks, bfree, bavail, files, ffree, favail, namemax)
 
 
 def parse_extensions(reader: Reader, most: int) -> Iterator[tuple[bytes, bytes]]:

@@ -86,9 +86,7 @@ class Ahead:
         looking.add_callback(lambda look: self._correct_mode(inode, wanted, wanted, making, look))
         return inode, attributes
 
-    def symlink(
-        self, parent: Inode, name: bytes, target: bytes
-    ) -> tuple[Inode, FileAttributes]:
+    def symlink(self, parent: Inode, name: bytes, target: bytes) -> tuple[Inode, FileAttributes]:
         tree = self._tree
         doubt = tree.about_to_make(parent, name, stat.S_IFLNK)
         making = tree.server.symlink(target, doubt.path, doubt, _nobody_left, ahead=True)

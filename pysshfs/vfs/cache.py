@@ -88,9 +88,7 @@ class MetadataCache:
         self._listings: TTLCache[int, CachedListing] = TTLCache(
             min(entries, names), config.directory_timeout, clock, getsizeof=_room_of
         )
-        self.names = KnownNames(
-            entries, config.directory_timeout, config.negative_timeout, clock
-        )
+        self.names = KnownNames(entries, config.directory_timeout, config.negative_timeout, clock)
         # Those of which the kernel is not told all attributes (`vfs/directories.py`) are kept apart
         # from the others, in the rest of the room: who asks for each name must find them.
         self._long_listings: TTLCache[int, CachedListing] = TTLCache(
@@ -173,9 +171,7 @@ class MetadataCache:
         """Where a name can be looked up. The stream first: it is to know that somebody does."""
         return self.long_streams.get(number) or self.listing(number)
 
-    def store_listing(
-        self, number: int, listing: CachedListing, *, is_long: bool = False
-    ) -> None:
+    def store_listing(self, number: int, listing: CachedListing, *, is_long: bool = False) -> None:
         """`is_long`: the kernel is not told all of its attributes."""
         cache = self._long_listings if is_long else self._listings
         if _room_of(listing) <= cache.maxsize:

@@ -289,9 +289,7 @@ class _Chunk:
             self._tree.writeback_of(self._target.inode).copy_begins()
             self._tree.inodes.hold(self._target.inode)
         self._changed()
-        inner = self._lane.copy_data(
-            self._reading, offset, length, self._writing, target_offset
-        )
+        inner = self._lane.copy_data(self._reading, offset, length, self._writing, target_offset)
         copied: Reply[None] = Reply(inner.abandon)
         inner.add_callback(partial(self._pass_on, copied))
         return copied

@@ -221,9 +221,8 @@ class Files:
         ):
             return None
         writeback = tree.writeback_of(file.inode)
-        if (
-            writeback.error_sequence > file.error_seen
-            or not writeback.write_at_hand(file.handle, offset, data)
+        if writeback.error_sequence > file.error_seen or not writeback.write_at_hand(
+            file.handle, offset, data
         ):
             return None
         self._written(file.inode, offset + len(data))
@@ -256,9 +255,7 @@ class Files:
             return
         await self._report_error(file, writeback)
 
-    async def _take(
-        self, file: OpenFile, writeback: Writeback, offset: int, data: bytes
-    ) -> None:
+    async def _take(self, file: OpenFile, writeback: Writeback, offset: int, data: bytes) -> None:
         if offset + len(data) > MAX_SIZE:
             raise FilesystemError(errno.EFBIG)
         await writeback.write(file.handle, offset, data)
@@ -327,9 +324,7 @@ class Files:
         if self._is_closed_ahead:
             writeback.push()
             return True
-        return writeback.is_clean and not (
-            self._tree.config.fsync_on_close and writeback.unsynced
-        )
+        return writeback.is_clean and not (self._tree.config.fsync_on_close and writeback.unsynced)
 
     async def fsync(self, file: OpenFile) -> None:
         """Everything written is acknowledged, and the server has synced the file, if it can be

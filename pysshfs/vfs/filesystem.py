@@ -182,9 +182,7 @@ class Filesystem:
             return self.tree.entry(root, await self.tree.attributes(root))
         return self.tree.timeouts(ROOT_NUMBER, last, 0.0)
 
-    async def setattr(
-        self, number: int, change: AttributeChange, fh: int | None = None
-    ) -> Entry:
+    async def setattr(self, number: int, change: AttributeChange, fh: int | None = None) -> Entry:
         """`fh`: the caller changes a file that it has open (ftruncate, fchmod, futimens)."""
         inode = self.tree.inodes.get(number)
         file = self._open_files.get(fh) if fh is not None else None

@@ -72,9 +72,7 @@ class Spread:
         self.in_flight = 0  # bytes of READs
 
 
-async def open_alike(
-    remote: RemoteFS, first: Lane, spread: Spread
-) -> tuple[RemoteHandle, bool]:
+async def open_alike(remote: RemoteFS, first: Lane, spread: Spread) -> tuple[RemoteHandle, bool]:
     """The handle on the lane, and whether it is of the same file. When the first session has
     answered the last question, it has answered every rename sent before the file was opened
     here: had one of ours put another file in its place, the path would be another by now."""

@@ -178,9 +178,7 @@ class Namespace:
         making = self._tree.server.mkdir(path, mode & 0o7777, doubt, late)
         inode, attributes = await self._made(parent, name, doubt, making)
         self._tree.made_directory(inode)
-        return inode, self._correct_mode(
-            inode, attributes, mode, self._tree.config.directory_mask
-        )
+        return inode, self._correct_mode(inode, attributes, mode, self._tree.config.directory_mask)
 
     def _correct_mode(
         self, inode: Inode, attributes: FileAttributes, mode: int, mask: int
@@ -218,9 +216,7 @@ class Namespace:
         making = self._tree.server.symlink(target, path, doubt, late)
         return await self._made(parent, name, doubt, making)
 
-    async def link(
-        self, inode: Inode, parent: Inode, name: bytes
-    ) -> tuple[Inode, FileAttributes]:
+    async def link(self, inode: Inode, parent: Inode, name: bytes) -> tuple[Inode, FileAttributes]:
         """A hard link. SFTP cannot tell that two names are one file: the new name is an inode of
         its own here. EPERM where the server cannot make one, as link(2) has it."""
         tree = self._tree
@@ -233,9 +229,7 @@ class Namespace:
         making = tree.server.link(inode.path(), path, doubt, late)
         return await self._made(parent, name, doubt, making, diagnose.linking)
 
-    async def mknod(
-        self, parent: Inode, name: bytes, mode: int
-    ) -> tuple[Inode, FileAttributes]:
+    async def mknod(self, parent: Inode, name: bytes, mode: int) -> tuple[Inode, FileAttributes]:
         """A regular file; SFTP has no way to make anything else (EPERM, as mknod(2) has it)."""
         if not stat.S_ISREG(mode):
             raise FilesystemError(errno.EPERM)

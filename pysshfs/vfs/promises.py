@@ -253,9 +253,7 @@ class Promises:
 
         looking.add_callback(came)
 
-    def _compare(
-        self, inode: Inode, foreseen: Attributes, found: Attributes, sent_at: int
-    ) -> None:
+    def _compare(self, inode: Inode, foreseen: Attributes, found: Attributes, sent_at: int) -> None:
         is_untouched = inode.mutated_at <= sent_at
         if stat.S_ISDIR(foreseen.mode or 0):
             foreseen = foreseen._replace(size=found.size)  # which nobody looks at

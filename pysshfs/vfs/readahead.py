@@ -59,9 +59,7 @@ class _Block:
         "offset",
     )
 
-    def __init__(
-        self, server: Server, handle: OpenFileHandle, offset: int, length: int
-    ) -> None:
+    def __init__(self, server: Server, handle: OpenFileHandle, offset: int, length: int) -> None:
         self.offset = offset
         self.data: Reply[bytes] = Reply()
         self._server = server

@@ -75,9 +75,7 @@ class _Attempt:
             self.file.remote = self.handle
 
 
-async def reopen_all(
-    files: Sequence[OpenFileHandle], remote: RemoteFS, check: Check
-) -> None:
+async def reopen_all(files: Sequence[OpenFileHandle], remote: RemoteFS, check: Check) -> None:
     """Open each file that has no handle on this session. Those that cannot be are marked stale.
 
     Raises `ConnectionLostError` when this session is lost, too.
@@ -118,7 +116,8 @@ def _lost(file: OpenFileHandle, error: FilesystemError) -> None:
     log.error(
         "%r was open and cannot be opened again after reconnecting: %s; the programs that have it "
         "open get ESTALE and must open it anew",
-        name, error,
+        name,
+        error,
     )
     file.stale = FilesystemError(errno.ESTALE, str(error))
 
@@ -141,7 +140,9 @@ def reopened(tree: Tree, inode: Inode, found: Attributes) -> None:
         log.warning(
             "%r has %d bytes, the server had acknowledged %d: it lost some, or another client"
             " cut the file; what is to survive a crash of the server needs fsync",
-            inode.name, known.size, inode.known_size,
+            inode.name,
+            known.size,
+            inode.known_size,
         )
     if inode.read_version not in (None, (known.mtime, known.size)):
         tree.changed(inode)

@@ -125,9 +125,7 @@ def version_of(found: Attributes) -> Version:
     return Version(stat.S_IFMT(found.mode or 0), found.mtime or 0, found.size or 0)
 
 
-async def open_own(
-    remote: RemoteFS, path: bytes, mode: OpenMode, permissions: int
-) -> RemoteHandle:
+async def open_own(remote: RemoteFS, path: bytes, mode: OpenMode, permissions: int) -> RemoteHandle:
     """Open for writing what was created here, also when its `permissions` forbid that: who creates
     a file may write to it whatever its mode (git makes its objects 0444), who opens it may not. So
     its owner is lent the permission for a moment."""
@@ -261,9 +259,7 @@ class Truncating:
     """OPEN with TRUNC: repeated without, since the file may hold new data by now. It is cut after
     all when it still is what it was `before` (None: not known), or is older than the request."""
 
-    def __init__(
-        self, marks: Marks, path: bytes, mode: OpenMode, before: Version | None
-    ) -> None:
+    def __init__(self, marks: Marks, path: bytes, mode: OpenMode, before: Version | None) -> None:
         self._marks = marks
         self._path = path
         self._mode = mode & ~OpenMode.TRUNCATE

@@ -229,9 +229,7 @@ class Server(Calls):
 
         return self.start(Transfer(self, "read", handle, offset, length, send))
 
-    def write(
-        self, handle: OpenFileHandle, offset: int, data: bytes | bytearray
-    ) -> Reply[None]:
+    def write(self, handle: OpenFileHandle, offset: int, data: bytes | bytearray) -> Reply[None]:
         """All of `data`, which must not change until it is acknowledged."""
 
         def send(remote: RemoteFS, opened: RemoteHandle) -> Reply[None]:

@@ -50,9 +50,7 @@ class SetAttr:
         self._tree = tree
         self._ahead = Ahead(tree)
 
-    def at_hand(
-        self, inode: Inode, change: AttributeChange, file: OpenFile | None
-    ) -> Told | None:
+    def at_hand(self, inode: Inode, change: AttributeChange, file: OpenFile | None) -> Told | None:
         """`setattr`, but of a size, where nothing is to be waited for; else None, and nothing is
         done."""
         change = self._in_servers_terms(change)
@@ -216,9 +214,7 @@ class SetAttr:
         if reply.error is not None:
             self._tree.refused_behind(inode)
 
-    async def _change_and_wait(
-        self, inode: Inode, file: OpenFile, change: AttributeChange
-    ) -> Told:
+    async def _change_and_wait(self, inode: Inode, file: OpenFile, change: AttributeChange) -> Told:
         """A look at the result is sent along, unless it is certain."""
         tree, writeback = self._tree, self._tree.writeback_of(inode)
         if change.size is not None:
@@ -254,9 +250,7 @@ class SetAttr:
             self._tree.resizing(inode, change.size, changing)
         if result is not None and result.is_whole:
             await self._accepted(changing, b"")
-            return result._replace(
-                attributes=result.attributes._replace(size=inode.known_size)
-            )
+            return result._replace(attributes=result.attributes._replace(size=inode.known_size))
         looking = server.fstat(handle)
         with unless_interrupted(looking):
             await self._accepted(changing, b"")

@@ -61,9 +61,7 @@ class _Fetch:
 class Tree:
     """Shared state of all operations; see the modules that use it for who changes what."""
 
-    def __init__(
-        self, server: Server, config: VfsConfig, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, server: Server, config: VfsConfig, clock: Callable[[], float]) -> None:
         self.server = server
         self.config = config
         self.inodes = InodeTable()
@@ -418,9 +416,7 @@ class Tree:
         inode.lookups += 1
         return self.entry(inode, attributes)
 
-    def entry_of_change(
-        self, inode: Inode, attributes: FileAttributes, is_certain: bool
-    ) -> Entry:
+    def entry_of_change(self, inode: Inode, attributes: FileAttributes, is_certain: bool) -> Entry:
         """As `entry`; what is not certain the kernel asks for when it wants to know it."""
         if is_certain:
             return self.entry(inode, attributes)

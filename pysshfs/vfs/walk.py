@@ -154,9 +154,7 @@ class WalkAhead:
 
     def _was_tried(self, number: int) -> bool:
         """Whether this directory is being listed, or was lately, or is too long."""
-        return (
-            number in self._under_way or number in self._lately_asked or number in self._too_long
-        )
+        return number in self._under_way or number in self._lately_asked or number in self._too_long
 
     def _ask_for(self, directory: Inode) -> None:
         if directory not in self._asked and len(self._asked) < _MOST_WAITING:

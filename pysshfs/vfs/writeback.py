@@ -56,9 +56,7 @@ class Writeback:
     where the file ends until the data that goes there is taken, and while a truncation is prepared.
     """
 
-    def __init__(
-        self, pool: WritebackPool, inode: Inode, on_clean: Callable[[], None]
-    ) -> None:
+    def __init__(self, pool: WritebackPool, inode: Inode, on_clean: Callable[[], None]) -> None:
         self.appending = trio.Lock()
         # Where the file ends, by the last append; 0 when that is not known or all is acknowledged.
         # Data on its way need not lie at the end.

@@ -263,9 +263,7 @@ class Connection:
             self._complain(f"connection {self.number}: cut, though not all that passed was taken")
             then()
         else:
-            self.loop.call_later(
-                _DRAIN_STEP, self.when_drained, then, left - _DRAIN_STEP
-            )
+            self.loop.call_later(_DRAIN_STEP, self.when_drained, then, left - _DRAIN_STEP)
 
     def cut(self, towards: Way, *, reset: bool) -> None:
         """Close the socket that leads there, with RST or in good order."""

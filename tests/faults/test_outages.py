@@ -75,8 +75,8 @@ def test_a_short_silence_is_waited_for(server: Sshd, wanted: Tree, way: Way) -> 
 def _stands_still(rig: Rig) -> bool:
     """Whether programs wait, and nothing comes by any more."""
     before = rig.proxy.newest()
-    return rig.mount.waiting() > 0 and rig.status()["state"] == "up" and (
-        rig.proxy.newest() == before
+    return (
+        rig.mount.waiting() > 0 and rig.status()["state"] == "up" and (rig.proxy.newest() == before)
     )
 
 

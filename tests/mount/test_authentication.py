@@ -114,9 +114,7 @@ def test_the_usual_keys_are_tried(work: Workspace, server: Sshd) -> None:
     work.mounted(server.source("/"), *keyless(server))
 
 
-def test_the_usual_keys_are_not_tried_when_others_are_named(
-    work: Workspace, server: Sshd
-) -> None:
+def test_the_usual_keys_are_not_tried_when_others_are_named(work: Workspace, server: Sshd) -> None:
     (work.ssh / "id_ed25519").write_bytes(server.client_key.read_bytes())
     for other in ("none", "/nonexistent"):
         result = work.mount(server.source("/"), *keyless(server), f"IdentityFile={other}")
@@ -164,9 +162,7 @@ def test_a_wrong_passphrase(work: Workspace, server: Sshd, answer: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["no terminal", "BatchMode"])
-def test_an_encrypted_key_without_anybody_to_ask(
-    work: Workspace, server: Sshd, how: str
-) -> None:
+def test_an_encrypted_key_without_anybody_to_ask(work: Workspace, server: Sshd, how: str) -> None:
     key = work.directory / "encrypted"
     make_key(server, key, "open sesame")
     options = [*keyless(server), f"IdentityFile={key}"]
@@ -180,9 +176,7 @@ def test_an_encrypted_key_without_anybody_to_ask(
 
 
 @pytest.mark.parametrize("flags", [[], ["-f"]], ids=["background", "foreground"])
-def test_ctrl_c_at_a_passphrase_prompt(
-    work: Workspace, server: Sshd, flags: list[str]
-) -> None:
+def test_ctrl_c_at_a_passphrase_prompt(work: Workspace, server: Sshd, flags: list[str]) -> None:
     key = work.directory / "encrypted"
     make_key(server, key, "open sesame")
     options = [*keyless(server), f"IdentityFile={key}"]
@@ -263,9 +257,7 @@ def test_only_the_configured_identity_of_the_agent(
     stranger = work.directory / "stranger"
     procs.run_limited(["ssh-keygen", "-q", "-N", "", "-f", str(stranger)], timeout=20)
     for other in (str(stranger), "/nonexistent"):
-        result = work.mount(
-            server.source("/"), *options, f"IdentityFile={other}", env=agent.env
-        )
+        result = work.mount(server.source("/"), *options, f"IdentityFile={other}", env=agent.env)
         refused(result, ExitCode.AUTHENTICATION, "Permission denied")
 
 
@@ -335,9 +327,7 @@ def test_a_wrong_password_on_standard_input_is_tried_once(
     work: Workspace, passwords: LoginServer, data: str
 ) -> None:
     before = len(passwords.attempts)
-    result = work.mount(
-        passwords.source(), *passwords.options(), "password_stdin", stdin=data
-    )
+    result = work.mount(passwords.source(), *passwords.options(), "password_stdin", stdin=data)
     refused(result, ExitCode.AUTHENTICATION, "Permission denied")
     assert len(passwords.attempts) - before <= 1
 
@@ -397,9 +387,7 @@ def test_a_question_is_shown_and_answered(work: Workspace, questions: LoginServe
     assert questions.attempts[-1] == f"answer somebody {PASSWORD}"
 
 
-def test_a_question_cannot_steer_the_terminal(
-    work: Workspace, questions: LoginServer
-) -> None:
+def test_a_question_cannot_steer_the_terminal(work: Workspace, questions: LoginServer) -> None:
     terminal = work.terminal(work.argv(questions.source(), *questions.options()))
     terminal.expect(f"somebody@{HOST}: One?[2Jtime?code: ")
     terminal.send("\x03")
@@ -456,18 +444,14 @@ def test_the_command_line_goes_before_the_file(work: Workspace, server: Sshd) ->
 def test_an_address_from_the_file_is_in_the_commands_tokens(
     work: Workspace, server: Sshd, netcat: str
 ) -> None:
-    work.config(
-        f"Host far\n HostName {HOST}\n Port {server.port}\n ProxyCommand {netcat} %h %p\n"
-    )
+    work.config(f"Host far\n HostName {HOST}\n Port {server.port}\n ProxyCommand {netcat} %h %p\n")
     work.mounted(f"{server.user}@far:/", *server.options()[1:])
 
 
 @pytest.mark.parametrize(
     "text", ["Port many\n", "Host far\n Port\n", "User 'unfinished\n", "User \udcff\n"], ids=ascii
 )
-def test_a_file_that_cannot_be_read_is_one_line(
-    work: Workspace, server: Sshd, text: str
-) -> None:
+def test_a_file_that_cannot_be_read_is_one_line(work: Workspace, server: Sshd, text: str) -> None:
     (work.ssh / "config").write_bytes(text.encode("utf-8", "surrogateescape"))
     result = work.mount("far:/", *server.options())
     refused(result, ExitCode.USAGE, "ssh configuration")
@@ -555,16 +539,12 @@ def test_a_command_makes_the_connection(
 
 
 @pytest.mark.parametrize("command", ["false", "/nonexistent", "echo not ssh"])
-def test_a_command_that_makes_no_connection(
-    work: Workspace, server: Sshd, command: str
-) -> None:
+def test_a_command_that_makes_no_connection(work: Workspace, server: Sshd, command: str) -> None:
     options = [*server.options(), f"ProxyCommand={command}"]
     refused(work.mount(server.source("/"), *options), ExitCode.UNREACHABLE, HOST)
 
 
-def test_what_a_proxy_command_says_is_seen_on_the_terminal(
-    work: Workspace, server: Sshd
-) -> None:
+def test_what_a_proxy_command_says_is_seen_on_the_terminal(work: Workspace, server: Sshd) -> None:
     options = [*server.options(), "ProxyCommand=sh -c 'echo no way there >&2; exit 1'"]
     terminal = work.terminal(work.argv(server.source("/"), *options))
     terminal.expect("no way there")
@@ -582,9 +562,7 @@ def has_aes() -> bool:
     )
 
 
-def test_the_cipher_is_aes_gcm_where_the_processor_has_it(
-    work: Workspace, server: Sshd
-) -> None:
+def test_the_cipher_is_aes_gcm_where_the_processor_has_it(work: Workspace, server: Sshd) -> None:
     work.mounted(server.source("/"), *server.options())
     expected = "aes128-gcm@openssh.com" if has_aes() else "chacha20-poly1305@openssh.com"
     assert work.status()["cipher"] == expected

@@ -234,9 +234,7 @@ def test_an_ipv6_address_is_written_in_brackets(
     assert (work.ssh / "known_hosts").read_text().startswith(f"[::1]:{server.port} ")
 
 
-def test_a_relative_mountpoint_is_the_callers(
-    work: Workspace, server: Sshd, remote: Path
-) -> None:
+def test_a_relative_mountpoint_is_the_callers(work: Workspace, server: Sshd, remote: Path) -> None:
     argv = work.argv(server.source(remote), *server.options())
     argv[argv.index(str(work.mountpoint))] = "mnt"
     work.run(["sh", "-c", 'cd "$0" && exec "$@"', str(work.directory), *argv], check=True)
@@ -322,9 +320,7 @@ def test_options_for_the_kernel_arrive_there(work: Workspace, server: Sshd, remo
 
 def test_max_read_is_obeyed(work: Workspace, server: Sshd, remote: Path) -> None:
     (remote / "big").write_bytes(bytes(1 << 20))
-    work.mounted(
-        server.source(remote), *server.options(), "max_read=8192,direct_io"
-    )
+    work.mounted(server.source(remote), *server.options(), "max_read=8192,direct_io")
     entry = work.entry()
     assert entry is not None and "max_read=8192" in entry.super_options.split(",")
     before = work.status()["requests_served"]
@@ -474,7 +470,7 @@ def test_a_server_without_sftp(work: Workspace, server: Sshd, sftp_server: str) 
 
 def test_a_server_of_another_protocol_version(work: Workspace, server: Sshd) -> None:
     answer = "printf '\\000\\000\\000\\005\\002\\000\\000\\000\\004'; exec /bin/cat >/dev/null"
-    script = f"sftp_server=/bin/sh -c \"{answer}\""
+    script = f'sftp_server=/bin/sh -c "{answer}"'
     result = work.mount(server.source("/"), *server.options(), script)
     refused(result, ExitCode.SFTP_REFUSED, "version 4")
 
@@ -492,7 +488,7 @@ def test_a_server_that_dies_after_the_handshake_is_no_traceback(
 ) -> None:
     # VERSION, then the end: the login directory is never told.
     answer = "printf '\\000\\000\\000\\005\\002\\000\\000\\000\\003'; head -c 12 >/dev/null"
-    script = f"sftp_server=/bin/sh -c \"{answer}\""
+    script = f'sftp_server=/bin/sh -c "{answer}"'
     result = work.mount(server.source("/"), *server.options(), script)
     message = one_line(result.stderr)
     assert "Traceback" not in message

@@ -150,9 +150,7 @@ async def kept_up(
         nursery.cancel_scope.cancel()
 
 
-async def _keep_up(
-    connection: Connection, task_status: trio.TaskStatus[trio.CancelScope]
-) -> None:
+async def _keep_up(connection: Connection, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
     with trio.CancelScope() as scope:
         task_status.started(scope)
         await connection.keep_up(connection, reconnect=True)

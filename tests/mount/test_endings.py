@@ -136,9 +136,7 @@ def put_away(mount: Mount) -> None:
 @pytest.mark.parametrize("by_command", [False, True], ids=["direct", "command"])
 @pytest.mark.parametrize("how", ["up", *DOWN])
 @pytest.mark.parametrize("way", ["abort", "umount", "umount -f", "umount -l", "SIGTERM"])
-def test_an_idle_mount_ends_at_once(
-    network: Network, way: str, how: str, by_command: bool
-) -> None:
+def test_an_idle_mount_ends_at_once(network: Network, way: str, how: str, by_command: bool) -> None:
     aborts = way == "abort"
     with network.mount(by_command=by_command) as mount:
         mount.allow_log_errors = True

@@ -45,9 +45,7 @@ class Keys:
         """The lines that ssh itself finds for a name."""
         argv = ["ssh-keygen", "-F", name, "-f", str(self.file)]
         return [
-            line
-            for line in self._work.run(argv).stdout.splitlines()
-            if not line.startswith("#")
+            line for line in self._work.run(argv).stdout.splitlines() if not line.startswith("#")
         ]
 
     def ssh(self, host: str = HOST, *more: str) -> subprocess.CompletedProcess[str]:
@@ -173,9 +171,7 @@ def test_a_hashed_entry_is_written(work: Workspace, server: Sshd, keys: Keys) ->
 
 
 @pytest.mark.parametrize("pattern", ["[127.0.0.*]:*", "*", "[127.0.0.?]:{port},!elsewhere"])
-def test_entries_may_be_patterns(
-    work: Workspace, server: Sshd, keys: Keys, pattern: str
-) -> None:
+def test_entries_may_be_patterns(work: Workspace, server: Sshd, keys: Keys, pattern: str) -> None:
     keys.know(f"{pattern.format(port=server.port)} {keys.key}")
     assert keys.ssh().returncode == 0
     work.mounted(server.source("/"), *keys.options())

@@ -160,9 +160,7 @@ def test_a_lazy_unmount_leaves_the_open_file_alone(
 # --- otherwise ----------------------------------------------------------------------------------
 
 
-def test_an_abort_leaves_the_mount_dead(
-    work: Workspace, server: Sshd, remote: Path
-) -> None:
+def test_an_abort_leaves_the_mount_dead(work: Workspace, server: Sshd, remote: Path) -> None:
     log = work.directory / "log"
     daemon = work.foreground(server.source(remote), *server.options(), log=log)
     work.abort()
@@ -189,9 +187,7 @@ def test_without_reconnect_the_mount_ends_with_the_server(
     assert work.entry() is None
 
 
-def test_the_mount_outlives_the_server(
-    work: Workspace, own_server: Sshd, remote: Path
-) -> None:
+def test_the_mount_outlives_the_server(work: Workspace, own_server: Sshd, remote: Path) -> None:
     daemon = work.foreground(own_server.source(remote), *own_server.options())
     own_server.restart()
     shown = work.run(["cat", str(work.mountpoint / "file")], check=True).stdout
@@ -223,9 +219,7 @@ def test_a_silent_connection_is_probed_unless_told_otherwise() -> None:
     assert 0 < route._KEEPALIVE_SECONDS * (route._KEEPALIVE_MISSED + 1) <= 60
 
 
-def test_a_killed_daemon_in_the_background(
-    work: Workspace, server: Sshd, remote: Path
-) -> None:
+def test_a_killed_daemon_in_the_background(work: Workspace, server: Sshd, remote: Path) -> None:
     daemon = work.mounted(server.source(remote), *server.options())
     os.kill(daemon, signal.SIGKILL)
     wait_ended(daemon)
@@ -254,9 +248,7 @@ def test_the_log_goes_to_the_file(work: Workspace, server: Sshd, remote: Path) -
     assert str(server.client_key) not in log.read_text()
 
 
-def test_a_relative_log_file_is_the_callers(
-    work: Workspace, server: Sshd, remote: Path
-) -> None:
+def test_a_relative_log_file_is_the_callers(work: Workspace, server: Sshd, remote: Path) -> None:
     argv = work.argv(server.source(remote), *server.options(), "log_file=the-log")
     work.run(["sh", "-c", 'cd "$0" && exec "$@"', str(work.directory), *argv], check=True)
     work.daemon()
@@ -268,9 +260,7 @@ def test_a_log_file_that_cannot_be_written(work: Workspace, server: Sshd) -> Non
     refused(work.mount(server.source("/"), *options), ExitCode.USAGE, "/nonexistent/log")
 
 
-def test_without_syslog_nothing_is_logged(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_syslog_nothing_is_logged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(logs, "_SYSLOG", tmp_path / "absent")
     handler = logs.syslog_handler()
     assert type(handler).__name__ == "NullHandler"
@@ -295,9 +285,7 @@ def test_status_in_words_and_in_json(work: Workspace, server: Sshd, remote: Path
     assert str(work.mountpoint) in [each["mountpoint"] for each in everything]
 
 
-def test_status_of_a_stopped_daemon_is_prompt(
-    work: Workspace, server: Sshd, remote: Path
-) -> None:
+def test_status_of_a_stopped_daemon_is_prompt(work: Workspace, server: Sshd, remote: Path) -> None:
     daemon = work.mounted(server.source(remote), *server.options())
     os.kill(daemon, signal.SIGSTOP)
     try:
@@ -385,9 +373,7 @@ def test_umount_does_not_wait_for_a_silent_server_with_nothing_to_deliver(
     assert daemon.wait(10) == ExitCode.OK
 
 
-def test_a_mount_is_found_through_a_link_to_it(
-    work: Workspace, server: Sshd, remote: Path
-) -> None:
+def test_a_mount_is_found_through_a_link_to_it(work: Workspace, server: Sshd, remote: Path) -> None:
     link = work.directory / "link"
     link.symlink_to(work.mountpoint)
     daemon = work.foreground(server.source(remote), *server.options())
@@ -433,9 +419,7 @@ def test_a_mount_of_another_subtype_is_known_by_its_daemon(
     assert daemon.wait(10) == ExitCode.OK
 
 
-def test_umount_of_a_busy_mount_is_refused(
-    work: Workspace, server: Sshd, remote: Path
-) -> None:
+def test_umount_of_a_busy_mount_is_refused(work: Workspace, server: Sshd, remote: Path) -> None:
     daemon = work.mounted(server.source(remote), *server.options())
     writer = hold_open(work, "new", 4096)
     try:

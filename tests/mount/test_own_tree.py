@@ -77,9 +77,7 @@ def wait_let_go(mount: Mount) -> None:
     [["find", "."], ["ls", "-R", "."]],
     ids=lambda argv: argv[0],
 )
-def test_a_walk_into_the_mount_itself_ends_in_an_error(
-    network: Network, walker: list[str]
-) -> None:
+def test_a_walk_into_the_mount_itself_ends_in_an_error(network: Network, walker: list[str]) -> None:
     with own_tree(network, "dir_cache=no") as mount:
         began = time.monotonic()
         walked = mount.run(walker, timeout=60, check=False)

@@ -88,9 +88,7 @@ def test_files_that_somebody_has_open_are_read_by_others(server: Sshd, served: P
             assert (out, program.returncode) == (b"read\n", 0), err
 
 
-def test_what_is_changed_on_the_server_is_seen_by_the_next_open(
-    server: Sshd, served: Path
-) -> None:
+def test_what_is_changed_on_the_server_is_seen_by_the_next_open(server: Sshd, served: Path) -> None:
     with Mount(server.source(served), *server.options(), "prefetch_ttl=0.2") as mount:
         mount.run([sys.executable, "-I", "-c", _READ])
         for path in (served / "files").iterdir():

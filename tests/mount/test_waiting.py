@@ -104,17 +104,18 @@ def test_what_asks_waits_and_is_answered(network: Network, call: str) -> None:
             wait_requests(mount, asking.pid)
             assert not procs.wait_gone(asking, 3)  # it does not give up
         result, took = outcome(asking)
-        assert result == {"stat": "7", "open": "content", "listdir": "0"}[
-            next(name for name, text in _ASKS.items() if text == call)
-        ]
+        assert (
+            result
+            == {"stat": "7", "open": "content", "listdir": "0"}[
+                next(name for name, text in _ASKS.items() if text == call)
+            ]
+        )
         assert took > 3
         asking.communicate(timeout=5)
 
 
 @pytest.mark.parametrize("call", [*_ASKS.values(), *_CHANGES.values()], ids=[*_ASKS, *_CHANGES])
-def test_what_waits_is_interrupted_at_once_and_nothing_happens(
-    network: Network, call: str
-) -> None:
+def test_what_waits_is_interrupted_at_once_and_nothing_happens(network: Network, call: str) -> None:
     before = contents(network.served)
     with network.mount("dir_cache=no") as mount:
         asking = program(mount, "", f"outcome(lambda: {call})")
@@ -134,9 +135,7 @@ def test_what_waits_is_interrupted_at_once_and_nothing_happens(
 
 
 def contents(directory: Path) -> dict[str, tuple[int, int]]:
-    return {
-        path.name: (path.lstat().st_mode, path.lstat().st_size) for path in directory.iterdir()
-    }
+    return {path.name: (path.lstat().st_mode, path.lstat().st_size) for path in directory.iterdir()}
 
 
 @pytest.mark.parametrize("how", DOWN)

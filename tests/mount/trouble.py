@@ -141,7 +141,6 @@ class Belongings:
         left = [pid for pid in _pids() if marked in _words(pid)]
         assert left == [], f"left: {left}"
 
-
     def _is_socket_left(self) -> bool:
         """The number may be another mount's by now, and with it the name."""
         try:

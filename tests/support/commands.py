@@ -232,9 +232,7 @@ class Workspace:
         self._terminals.append(made)
         return made
 
-    def ctl(
-        self, *words: str, prefix: Sequence[str] = ()
-    ) -> subprocess.CompletedProcess[str]:
+    def ctl(self, *words: str, prefix: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
         return self.run([*prefix, *_CTL, *words])
 
     # -- the mount ---------------------------------------------------------------------------

@@ -70,9 +70,7 @@ class FakeKernel:
 class Call:
     """A request that is served in a task of its own, beside the watch."""
 
-    def __init__(
-        self, served: requests.Requests, handler: Callable[[], Awaitable[object]]
-    ) -> None:
+    def __init__(self, served: requests.Requests, handler: Callable[[], Awaitable[object]]) -> None:
         self._guarded = served.guard(handler)
         self.began = trio.current_time()
         self.took: float | None = None  # None: it has not ended

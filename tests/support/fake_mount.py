@@ -45,9 +45,7 @@ class AskedAtHand(Filesystem):
                 return entry
         return await super().getattr(number)
 
-    async def setattr(
-        self, number: int, change: AttributeChange, fh: int | None = None
-    ) -> Entry:
+    async def setattr(self, number: int, change: AttributeChange, fh: int | None = None) -> Entry:
         if change.size is None:
             with suppress(FilesystemError):
                 entry = self.at_hand.setattr(number, change, fh)

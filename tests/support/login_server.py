@@ -46,14 +46,10 @@ class _Login(asyncssh.SSHServer):
     def kbdint_auth_supported(self) -> bool:
         return self._method == "questions"
 
-    def get_kbdint_challenge(
-        self, username: str, lang: str, submethods: str
-    ) -> KbdIntChallenge:
+    def get_kbdint_challenge(self, username: str, lang: str, submethods: str) -> KbdIntChallenge:
         return "", "", "", [(self._question, False)]
 
-    def validate_kbdint_response(
-        self, username: str, responses: KbdIntResponse
-    ) -> KbdIntChallenge:
+    def validate_kbdint_response(self, username: str, responses: KbdIntResponse) -> KbdIntChallenge:
         print(f"answer {username} {' '.join(responses)}", flush=True)
         return list(responses) == [PASSWORD]
 

@@ -205,7 +205,6 @@ class Pair:
             if end.transport is not None and (both or (other.lost and lane.finished)):
                 end.transport.close()
 
-
     def reset(self) -> None:
         """End both sides as a crashed machine would."""
         for end in (self.client, self._server):

@@ -54,9 +54,7 @@ async def test_under_load_the_ceiling_holds() -> None:
         tree.mkdir(b"d%d" % number)
         for name in range(200):
             tree.write_file(b"d%d/name-%06d" % (number, name), b"")
-    config = VfsConfig(
-        cache_size=6 * MIB, readahead=2 * MIB, prefetch_ttl=0.0, stat_timeout=1000.0
-    )
+    config = VfsConfig(cache_size=6 * MIB, readahead=2 * MIB, prefetch_ttl=0.0, stat_timeout=1000.0)
     abilities = OPENSSH._replace(max_write=BLOCK)
     async with mounted(tree, config=config, capabilities=abilities) as mount:
         readers = [await mount.open(b"large%d" % number) for number in range(8)]

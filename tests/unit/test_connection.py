@@ -86,9 +86,7 @@ class Pretence(Link):
         self.session = SftpSession(
             lambda error: world.connection._session_lost(self, error), clock=trio.current_time
         )
-        self.session.connection_made(
-            cast("asyncssh.SSHClientChannel[bytes]", self.channel)
-        )
+        self.session.connection_made(cast("asyncssh.SSHClientChannel[bytes]", self.channel))
         self.session.round_trip = ROUND_TRIP
         return SftpRemote(self.session, b"/", capabilities({}, None, False), generation)
 

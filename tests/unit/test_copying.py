@@ -62,9 +62,7 @@ async def close(mount: Mount, pair: Pair) -> None:
 async def copy(
     mount: Mount, pair: Pair, offset: int = 0, target_offset: int = 0, length: int = len(DATA)
 ) -> int:
-    return await mount.fs.copy_file_range(
-        pair.source, offset, pair.target, target_offset, length
-    )
+    return await mount.fs.copy_file_range(pair.source, offset, pair.target, target_offset, length)
 
 
 async def test_a_file_is_copied_by_the_server() -> None:

@@ -98,8 +98,8 @@ async def test_a_rename_without_the_extension_is_taken_back_halfway() -> None:
 # --- what only asks -----------------------------------------------------------------------------
 
 ASKS: dict[str, Callable[[Mount], Awaitable[Any]]] = {
-    "getattr": lambda mount: mount.fs.getattr(mount.fs.tree.inodes.child(
-        mount.fs.tree.inodes.root, b"f").number  # type: ignore[union-attr]  # it was looked up
+    "getattr": lambda mount: mount.fs.getattr(
+        mount.fs.tree.inodes.child(mount.fs.tree.inodes.root, b"f").number  # type: ignore[union-attr]  # it was looked up
     ),
     "lookup": lambda mount: mount.fs.lookup(ROOT_NUMBER, b"another"),
     "statfs": lambda mount: mount.fs.statfs(),

@@ -106,8 +106,12 @@ async def test_one_name_that_is_in_no_directory_is_asked_for_in_three() -> None:
         for name in await mount.names():
             await mount.names(name)
             assert await mount.find(name + b"/.gitignore") is None
-        assert sum(c == ("lstat", f"d{i:02}/.gitignore") for i in range(20) for c in
-                   mount.remote.calls) == 3
+        assert (
+            sum(
+                c == ("lstat", f"d{i:02}/.gitignore") for i in range(20) for c in mount.remote.calls
+            )
+            == 3
+        )
 
 
 async def test_what_was_made_on_the_server_a_moment_ago_is_found() -> None:
@@ -178,9 +182,7 @@ async def test_a_directory_that_is_too_long_is_tried_once() -> None:
 
 
 async def test_without_caches_nothing_is_listed() -> None:
-    config = VfsConfig(
-        stat_timeout=0, directory_timeout=0, negative_timeout=0, link_timeout=0
-    )
+    config = VfsConfig(stat_timeout=0, directory_timeout=0, negative_timeout=0, link_timeout=0)
     async with mounted(tree_with(30), config=config) as mount:
         await look_at(mount, 30)
         await settle()

@@ -158,9 +158,7 @@ async def test_finding_out_goes_on_over_a_lost_connection() -> None:
         await mount.number(b"file")
         mount.remote.fail_next("posix_rename", FAILURE)
         mount.remote.latency = 1.0
-        renaming = start(
-            nursery, mount.fs.rename, ROOT_NUMBER, b"file", ROOT_NUMBER, b"new", 0
-        )
+        renaming = start(nursery, mount.fs.rename, ROOT_NUMBER, b"file", ROOT_NUMBER, b"new", 0)
         await trio.sleep(1.5)
         mount.remote.drop_connection()
         await mount.reconnect()
@@ -238,9 +236,7 @@ async def test_without_the_extension_an_interrupted_rename_loses_no_file() -> No
         ):
             await mount.number(b"file")
             await mount.number(b"other")
-            moving = start(
-                nursery, mount.fs.rename, ROOT_NUMBER, b"file", ROOT_NUMBER, b"other", 0
-            )
+            moving = start(nursery, mount.fs.rename, ROOT_NUMBER, b"file", ROOT_NUMBER, b"other", 0)
             await trio.sleep(replies + 0.5)
             moving.scope.cancel()
             await trio.sleep(5)
@@ -292,9 +288,7 @@ async def test_a_lookup_below_a_directory_that_is_renamed_finds_the_file() -> No
         async with mounted(populated()) as mount, trio.open_nursery() as nursery:
             directory = await mount.number(b"full")
             mount.remote.hold()
-            moving = start(
-                nursery, mount.fs.rename, ROOT_NUMBER, b"full", ROOT_NUMBER, b"new", 0
-            )
+            moving = start(nursery, mount.fs.rename, ROOT_NUMBER, b"full", ROOT_NUMBER, b"new", 0)
             await settle()
             looking = start(nursery, mount.fs.lookup, directory, b"x")
             await settle()

@@ -214,9 +214,7 @@ async def test_attributes_of_one_name_are_set_one_after_the_other(is_lost: bool)
         sub = (await it.at_once(it.fs.mkdir(it.d, b"sub", 0o755))).number
         assert await it.failed() == []
         await it.at_once(it.fs.setattr(sub, TIMES))
-        told = (
-            await it.at_once(it.fs.setattr(sub, AttributeChange(mode=0o775)))
-        ).attributes
+        told = (await it.at_once(it.fs.setattr(sub, AttributeChange(mode=0o775)))).attributes
         assert (told.mode & 0o777, told.mtime) == (0o775, TIMES.mtime)
         if is_lost:
             it.mount.remote.drop_connection()

@@ -105,9 +105,7 @@ class Machine:
             directory[name] = File()
             self.open.append((opened.fh, directory[name]))
 
-    async def symlink(
-        self, path: bytes, directory: Any, name: bytes, two: int, size: int
-    ) -> None:
+    async def symlink(self, path: bytes, directory: Any, name: bytes, two: int, size: int) -> None:
         if await self._absent(path, directory, name):
             target = b"target%d" % two
             self.mount.counted(await self.mount.fs.symlink(*self.parent(path), target))
@@ -277,8 +275,7 @@ class Daring(Machine):
 
 def held(model: Any) -> dict[bytes, object]:
     return {
-        name: held(item) if isinstance(item, dict) else _plain(item)
-        for name, item in model.items()
+        name: held(item) if isinstance(item, dict) else _plain(item) for name, item in model.items()
     }
 
 

@@ -65,9 +65,7 @@ async def test_a_file_is_read_whole_and_true(step: int, short: int | None) -> No
     ranges=st.lists(st.tuples(st.integers(0, 800_000), st.integers(1, 300_000)), max_size=8),
     short=st.sampled_from([None, 700, 50_000]),
 )
-def test_any_range_is_true(
-    size: int, ranges: list[tuple[int, int]], short: int | None
-) -> None:
+def test_any_range_is_true(size: int, ranges: list[tuple[int, int]], short: int | None) -> None:
     tree, data = tree_of(size)
 
     async def read_all() -> None:

@@ -143,9 +143,7 @@ async def test_what_came_just_before_the_second_loss_is_not_used_after_it() -> N
         tree.write_file(name, name)
     async with mounted(tree) as mount, trio.open_nursery() as nursery:
         files = [await mount.open(name) for name in (b"a", b"b")]
-        created = start(
-            nursery, mount.fs.create, ROOT_NUMBER, b"c", 0o644, os.O_RDWR
-        )
+        created = start(nursery, mount.fs.create, ROOT_NUMBER, b"c", 0o644, os.O_RDWR)
         mount.remote.drop_connection()
         await settle()
         for rounds in (1, 2):  # the handles come with the first, what they are with the second
@@ -328,9 +326,7 @@ async def test_the_root_and_the_statistics_are_told_as_last_known() -> None:
         for lose in (mount.remote.hold, mount.remote.drop_connection):
             lose()
             begun = trio.current_time()
-            tasks = [
-                start(nursery, mount.fs.getattr, ROOT_NUMBER), start(nursery, mount.fs.statfs)
-            ]
+            tasks = [start(nursery, mount.fs.getattr, ROOT_NUMBER), start(nursery, mount.fs.statfs)]
             other = start(nursery, mount.fs.getattr, number)
             await trio.sleep(0.9)
             assert not any(task.done for task in tasks)
@@ -366,5 +362,3 @@ async def test_a_root_that_was_never_known_is_waited_for_and_space_is_made_up() 
 
 async def _result(task: Task) -> Any:
     return task.result()
-
-

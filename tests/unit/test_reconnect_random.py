@@ -39,9 +39,7 @@ _DIRECTORY: Final = "directory"
 class Worker:
     """One program: what it does is right if `model` (name to content) comes true."""
 
-    def __init__(
-        self, mount: Mount, place: bytes, chance: random.Random, *, hurried: bool
-    ) -> None:
+    def __init__(self, mount: Mount, place: bytes, chance: random.Random, *, hurried: bool) -> None:
         self.model: dict[bytes, bytearray | bytes | str] = {}
         self._mount = mount
         self._place = place
@@ -253,9 +251,7 @@ async def one_run(
     )
     async with mounted(tree, capabilities=capabilities, config=config, latency=0.01) as mount:
         mount.remote.batch = 2
-        workers = [
-            Worker(mount, b"place%d" % at, chance, hurried=hurried) for at in range(3)
-        ]
+        workers = [Worker(mount, b"place%d" % at, chance, hurried=hurried) for at in range(3)]
         for worker in workers:
             await mount.mkdir(worker._place)
         cuts = Cuts(mount)

@@ -232,9 +232,7 @@ async def test_what_cannot_be_decided_is_an_error(
     async with mounted(tree) as mount:
         await mount.number(b"f")
         assert await mount.find(b"g") is None
-        losing = lose(
-            mount, True, mount.rename, b"f", b"g", flags, meanwhile=lambda: change(tree)
-        )
+        losing = lose(mount, True, mount.rename, b"f", b"g", flags, meanwhile=lambda: change(tree))
         assert await failing(losing) == errno.EIO
 
 
@@ -257,9 +255,7 @@ async def test_a_rename_of_what_both_names_have_lost_says_so() -> None:
     tree = with_files()
     async with mounted(tree) as mount:
         await mount.number(b"f")
-        losing = lose(
-            mount, True, mount.rename, b"f", b"h", meanwhile=lambda: tree.remove(b"h")
-        )
+        losing = lose(mount, True, mount.rename, b"f", b"h", meanwhile=lambda: tree.remove(b"h"))
         assert await failing(losing) == errno.ENOENT
 
 

@@ -234,7 +234,7 @@ async def test_only_who_was_told_to_stop_is_stopped_before_it_begins(
 
 
 async def test_a_thread_that_is_not_to_be_seen_may_have_been_told_to_stop(
-    kernel: FakeKernel
+    kernel: FakeKernel,
 ) -> None:
     kernel.signal = Pending.UNKNOWN
     async with trio.open_nursery() as nursery:
@@ -277,9 +277,7 @@ async def test_a_program_that_exits_has_one_grace_for_all_its_files(
 
 
 @in_a_mount
-async def test_who_exited_is_not_remembered_for_ever(
-    kernel: FakeKernel, serving: Serving
-) -> None:
+async def test_who_exited_is_not_remembered_for_ever(kernel: FakeKernel, serving: Serving) -> None:
     kernel.operation, kernel.exiting = "flush", True
     await serving.call(change())
     await trio.sleep(GRACE + 100)
