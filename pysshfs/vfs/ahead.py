@@ -143,20 +143,25 @@ class Ahead:
     ) -> None:
         tree = self._tree
 
-        def not_made() -> None:
-            """The inode stays for who has it open; a lookup will find that it is not there."""
-            tree.refused_behind(inode)
-            tree.names_changed(parent)
-            tree.cache.drop_absent(parent.number, name)
-            tree.kernel.entry_changed(parent.number, name)
-
         def looked(reply: Reply[Attributes]) -> None:
             if making.done and making.error is None and reply.error is None:
                 doubt.made(reply.result())
 
-        tree.promises.keep(doubt.path, parent, making, not_made)
+        tree.promises.keep(doubt.path, parent, making, lambda: self._not_made(parent, name, inode))
         tree.promises.wait_for(doubt.path, looking)
         looking.add_callback(looked)
+
+    def _not_made(self, parent: Inode, name: bytes, inode: Inode) -> None:
+        """The inode stays for who has it open; a lookup will find that it is not there."""
+        self._tree.refused_behind(inode)
+        self.uncertain(parent, name)
+
+    def uncertain(self, parent: Inode, name: bytes) -> None:
+        """What is under this name has to be looked up."""
+        tree = self._tree
+        tree.names_changed(parent)
+        tree.cache.drop_absent(parent.number, name)
+        tree.kernel.entry_changed(parent.number, name)
 
     def _correct_mode(
         self,
@@ -219,12 +224,49 @@ class Ahead:
         """It was sent. That the name was gone already is no refusal."""
         tree = self._tree
 
-        def still_there() -> None:
-            tree.names_changed(parent)
-            tree.cache.drop_absent(parent.number, name)
-            tree.kernel.entry_changed(parent.number, name)
+        tree.promises.keep(
+            path, parent, removing, lambda: self.uncertain(parent, name), is_fine=is_missing
+        )
 
-        tree.promises.keep(path, parent, removing, still_there, is_fine=is_missing)
+    # --- linking ----------------------------------------------------------------------------
+
+    async def may_link(self, inode: Inode, parent: Inode, name: bytes) -> bool:
+        promises = self._tree.promises
+        if not promises.enabled or inode.parent is None:
+            return False
+        await promises.settled_but_for_attributes(inode.path())
+        return await self.may_make(parent, name) and self._can_link(inode)
+
+    def _can_link(self, inode: Inode) -> bool:
+        if inode.parent is None or inode.kind is None or inode.told is None:
+            return False
+        if inode.writeback is not None and not inode.writeback.is_clean:
+            return False
+        return self._tree.promises.may_remove(inode.parent, inode.name)
+
+    def link(self, inode: Inode, parent: Inode, name: bytes) -> tuple[Inode, FileAttributes]:
+        """What the new name shows is what the old one shows, as far as that is known."""
+        tree, kind, told = self._tree, inode.kind, inode.told
+        assert kind is not None and told is not None
+        existing, cached = inode.path(), tree.cache.attributes(inode.number)
+        doubt = tree.about_to_make(parent, name, kind)
+        making = tree.server.link(existing, doubt.path, doubt, _nobody_left, ahead=True)
+        made = tree.inodes.intern(parent, name)
+        made.kind = kind
+        tree.cache.drop_link(made.number)
+        if cached is None:
+            attributes = told._replace(size=inode.known_size)
+            made.known_size = inode.known_size
+        else:
+            attributes = cached.attributes
+            made.found(attributes)
+            tree.cache.store_attributes(made.number, attributes, cached.expires)
+        tree.inodes.hold(made)
+        making.add_callback(lambda _: tree.inodes.let_go(made))
+        tree.promises.keep(doubt.path, parent, making, lambda: self._not_made(parent, name, made))
+        # As long as it is in doubt it is told by the first name, which must stay.
+        tree.promises.wait_for(existing, making, sets_attributes=True)
+        return made, attributes
 
     # --- attributes -------------------------------------------------------------------------
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pysshfs.remotefs import Capabilities, RemoteFS
+    from pysshfs.vfs.inodes import Inode
     from pysshfs.vfs.repeat import Doubt
 
 log = logging.getLogger(__name__)
@@ -105,6 +106,12 @@ class Calls:
     @property
     def open_files(self) -> int:
         return len(self._files)
+
+    def is_open_below(self, inode: Inode) -> bool:
+        """Whether this file, or one in this directory or below, is open."""
+        return any(
+            handle.inode is not None and inode in handle.inode.ancestors() for handle in self._files
+        )
 
     # --- calls --------------------------------------------------------------------------------
 

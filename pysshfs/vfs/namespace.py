@@ -224,6 +224,8 @@ class Namespace:
             raise FilesystemError(errno.EPERM)
         if inode.writeback is not None:
             await inode.writeback.drain()
+        if await self._ahead.may_link(inode, parent, name):
+            return self._ahead.link(inode, parent, name)
         await tree.promises.all_settled()
         path, doubt, late = self._about_to_make(parent, name, inode.kind or stat.S_IFREG)
         making = tree.server.link(inode.path(), path, doubt, late)

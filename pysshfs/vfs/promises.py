@@ -9,8 +9,9 @@ the truth replaces them when it comes, and the kernel is told where it differs.
 Nothing overtakes what it depends on. One session carries out in order; calls on a file whose OPEN
 has no answer wait for its handle in the log; and whoever changes a name, or looks at what a program
 must not be told of in advance, waits for what is promised of that name (`settled`). So of each name
-at most one promise is open, but for attributes, which are set one after the other; and after a lost
-connection each is settled by looking, or is repeated, as any other call is.
+at most one promise is open (a rename is one of both its names), but for attributes, which are set
+one after the other; and after a lost connection each is settled by looking, or is repeated, as any
+other call is.
 
 A promise that is broken is logged, and kept for the next fsync of its directory and for who asks
 for all (`pysshfsctl flush`); of a file that is open, its own fsync and close report it, too.
@@ -203,6 +204,11 @@ class Promises:
     def is_settled(self, path: bytes) -> bool:
         """Whether `settled` would return at once."""
         return path not in self._open
+
+    def is_settled_below(self, path: bytes) -> bool:
+        """The same, and nothing is promised of what lies in it if it is a directory."""
+        prefix = path + b"/"
+        return self.is_settled(path) and not any(known.startswith(prefix) for known in self._open)
 
     async def all_settled(self) -> None:
         """Wait until all that was promised until now is answered."""

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pysshfs.errors import FilesystemError, RemoteStatusError
 from pysshfs.vfs import diagnose
+from pysshfs.vfs.ahead import Ahead
+from pysshfs.vfs.renamesahead import RenamesAhead
 from pysshfs.vfs.repeat import Moving, Removing
 from pysshfs.vfs.sanity import NAME_MAX
 
@@ -54,6 +56,7 @@ class Renames:
     def __init__(self, tree: Tree, streams: Callable[[], list[DirectoryStream]]) -> None:
         self._tree = tree
         self._streams = streams
+        self._ahead = RenamesAhead(tree, Ahead(tree))
 
     async def rename(
         self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, flags: int
@@ -61,6 +64,9 @@ class Renames:
         """Replacing, or with RENAME_NOREPLACE not; exchanging is more than SFTP can (EINVAL)."""
         if flags & ~RENAME_NOREPLACE:
             raise FilesystemError(errno.EINVAL)
+        if await self._ahead.may_rename(parent, name, new_parent, new_name):
+            self._rename_ahead(parent, name, new_parent, new_name, replacing=not flags)
+            return
         await self._tree.promises.all_settled()
         move = self._about_to_rename(parent, name, new_parent, new_name)
         with self._tree.moves.moving(move.inode):
@@ -105,7 +111,7 @@ class Renames:
         self._tree.kernel.entry_changed(parent.number, name)
         self._tree.kernel.entry_changed(new_parent.number, new_name)
 
-    def _send_rename(self, move: _Move, *, replacing: bool) -> Reply[None]:
+    def _send_rename(self, move: _Move, *, replacing: bool, ahead: bool = False) -> Reply[None]:
         """The request that does it; its success is seen to even when its caller has left."""
         tree = self._tree
         doubt = Moving(
@@ -119,13 +125,29 @@ class Renames:
         send = tree.server.posix_rename if replacing else tree.server.rename
 
         def answered(reply: Reply[None]) -> None:
-            if reply.error is None:
+            if reply.error is None and not ahead:
                 move.done()
 
-        renaming = send(move.old, move.new, doubt, move.late, answered)
+        renaming = send(move.old, move.new, doubt, move.late, answered, ahead=ahead)
         tree.moves.begin(move.inode)
         renaming.add_callback(lambda _: tree.moves.end(move.inode))
         return renaming
+
+    def _rename_ahead(
+        self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes, *, replacing: bool
+    ) -> None:
+        """What is under the new name then is what was under the old one."""
+        tree = self._tree
+        moved = tree.inodes.child(parent, name)
+        assert moved is not None
+        seen, known = moved.seen, tree.cache.peek_attributes(moved.number)
+        move = self._about_to_rename(parent, name, new_parent, new_name)
+        renaming = self._send_rename(move, replacing=replacing, ahead=True)
+        move.done()
+        moved.seen = seen
+        if known is not None:
+            tree.cache.store_attributes(moved.number, known.attributes, known.expires)
+        self._ahead.renamed(moved, parent, name, renaming)
 
     async def _rename_to_free_name(self, move: _Move) -> None:
         server = self._tree.server

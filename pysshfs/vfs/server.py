@@ -294,7 +294,13 @@ class Server(Calls):
         )
 
     def link(
-        self, existing: bytes, path: bytes, doubt: Making, late: Callable[[], None]
+        self,
+        existing: bytes,
+        path: bytes,
+        doubt: Making,
+        late: Callable[[], None],
+        *,
+        ahead: bool = False,
     ) -> Reply[None]:
         doubt.source = existing
         return self._change(
@@ -303,6 +309,7 @@ class Server(Calls):
             (path, existing),
             doubt=doubt,
             late=late,
+            ahead=ahead,
         )
 
     def mkdir(
@@ -369,6 +376,8 @@ class Server(Calls):
         doubt: Moving,
         late: Callable[[], None] | None = None,
         answered: Callable[[Reply[None]], None] | None = None,
+        *,
+        ahead: bool = False,
     ) -> Reply[None]:
         """Fails when `new` exists (protocol 3's own RENAME)."""
         return self._change(
@@ -378,6 +387,7 @@ class Server(Calls):
             doubt=doubt,
             late=late,
             answered=answered,
+            ahead=ahead,
         )
 
     def rename_back(self, old: bytes, new: bytes, doubt: Moving) -> Reply[None]:
@@ -393,6 +403,8 @@ class Server(Calls):
         doubt: Moving,
         late: Callable[[], None] | None = None,
         answered: Callable[[Reply[None]], None] | None = None,
+        *,
+        ahead: bool = False,
     ) -> Reply[None]:
         """Replaces `new`; `UnsupportedError` without the extension."""
         return self._change(
@@ -402,6 +414,7 @@ class Server(Calls):
             doubt=doubt,
             late=late,
             answered=answered,
+            ahead=ahead,
         )
 
 

@@ -82,6 +82,39 @@ def test_a_repository_is_cloned(network: Network, tmp_path: Path) -> None:
     assert procs.run_limited([*safe, "status", "--short"], timeout=60).stdout == ""
 
 
+def test_a_tree_is_renamed_and_linked_while_sessions_end(network: Network) -> None:
+    """All of it in directories that were made here, so that nothing waits for the server."""
+    script = """
+import os
+os.mkdir("d"); os.mkdir("d/a")
+for i in range(300):
+    with open(f"d/a/{i}", "w") as file: file.write(str(i))
+os.mkdir("d/b")
+print(flush=True)
+input()
+for i in range(300):
+    os.rename(f"d/a/{i}", f"d/b/{i}")
+    os.link(f"d/b/{i}", f"d/a/{i}")
+os.rename("d/a", "d/c")
+os.rename("d/b", "d/a")
+"""
+    with network.mount("async_ops") as mount:
+        running = mount.start([sys.executable, "-I", "-c", script])
+        assert running.stdout is not None and running.stdin is not None
+        running.stdout.readline()
+        running.stdin.write(b"\n")
+        running.stdin.flush()
+        for sessions in range(1, 3):
+            network.sshd.kill_sessions()
+            wait_up(mount, sessions)
+        assert running.wait(60) == 0
+        assert flush(mount) == {"ok": True}
+    for name in ("a", "c"):
+        found = {path.name: path.read_text() for path in (network.served / "d" / name).iterdir()}
+        assert found == {str(number): str(number) for number in range(300)}
+    assert (network.served / "d/a/7").samefile(network.served / "d/c/7")
+
+
 def test_sessions_that_end_in_the_middle(network: Network, archive: Path) -> None:
     with network.mount("async_ops") as mount:
         running = mount.start(["sh", "-c", f"tar xf {archive} && rm -rf tree && tar xf {archive}"])

@@ -22,6 +22,7 @@ from pysshfs.remotefs import AttributeChange
 from pysshfs.vfs.ahead import takes_nothing
 from pysshfs.vfs.config import VfsConfig
 from pysshfs.vfs.filesystem import ROOT_NUMBER
+from pysshfs.vfs.renames import RENAME_NOREPLACE
 from tests.support.fake_mount import Mount, mounted, settle, start
 from tests.support.memory_tree import MemoryTree
 
@@ -79,6 +80,11 @@ class Ready:
         fh, entry = await self.create(name, data)
         await self.close(fh)
         return entry
+
+    async def found(self, name: bytes) -> Entry:
+        entry = await self.fs.lookup(self.d, name)
+        assert entry is not None
+        return self.mount.counted(entry)
 
     async def failed(self) -> list[int | None]:
         """The errnos that flush tells, until it tells none."""
@@ -252,6 +258,180 @@ async def test_a_rename_waits_for_what_was_promised() -> None:
             it.mount.remote.release()
         await it.fs.flush_all()
         assert it.tree.find(b"g").data == b"data"
+
+
+async def test_a_rename_is_answered_at_once() -> None:
+    async with ready() as it:
+        await it.write_file(b"f", b"new")
+        await it.write_file(b"g", b"old")
+        await it.fs.flush_all()
+        await it.found(b"f")
+        it.mount.remote.hold()
+        await it.at_once(it.fs.rename(it.d, b"f", it.d, b"g", 0))
+        entry = await it.at_once(it.fs.lookup(it.d, b"g"))
+        assert it.mount.counted(entry).attributes.size == 3
+        assert await it.at_once(it.fs.lookup(it.d, b"f")) is None
+        it.mount.remote.release()
+        await it.fs.flush_all()
+        assert list(it.tree.find(b"d").children) == [b"g"]
+        assert it.tree.find(b"d/g").data == b"new"
+
+
+async def test_what_a_directory_holds_goes_with_it_at_once() -> None:
+    async with ready() as it:
+        sub = it.mount.counted(await it.fs.mkdir(it.d, b"sub", 0o755)).number
+        await it.fs.mkdir(sub, b"below", 0o755)
+        await it.fs.flush_all()
+        it.mount.remote.hold()
+        await it.at_once(it.fs.rename(it.d, b"sub", it.d, b"moved", RENAME_NOREPLACE))
+        it.mount.remote.release()
+        await it.fs.flush_all()
+        it.mount.remote.hold()
+        await it.at_once(it.fs.mkdir(sub, b"new", 0o755))
+        async with trio.open_nursery() as nursery:
+            again = start(nursery, it.fs.rename, it.d, b"moved", it.d, b"again", 0)
+            await trio.sleep(5)
+            assert not again.done, "what is promised below it would be looked for elsewhere"
+            it.mount.remote.release()
+        await it.fs.flush_all()
+        assert sorted(it.tree.find(b"d/again").children) == [b"below", b"new"]
+
+
+async def test_a_name_that_was_given_up_is_not_taken_before_the_server_has_moved_it() -> None:
+    async with ready() as it:
+        await it.write_file(b"f", b"old")
+        await it.fs.flush_all()
+        it.mount.remote.hold()
+        await it.at_once(it.fs.rename(it.d, b"f", it.d, b"g", 0))
+        async with trio.open_nursery() as nursery:
+            making = start(nursery, it.fs.mkdir, it.d, b"f", 0o755)
+            await trio.sleep(5)
+            assert not making.done
+            it.mount.remote.release()
+
+
+async def test_a_name_that_is_going_to_be_free_is_not_taken_before_it_is() -> None:
+    async with ready() as it:
+        await it.write_file(b"f", b"new")
+        await it.write_file(b"g", b"old")
+        await it.fs.flush_all()
+        it.mount.remote.hold()
+        await it.at_once(it.fs.unlink(it.d, b"g"))
+        async with trio.open_nursery() as nursery:
+            renaming = start(nursery, it.fs.rename, it.d, b"f", it.d, b"g", 0)
+            await trio.sleep(5)
+            assert not renaming.done
+            it.mount.remote.release()
+        assert it.tree.find(b"d/g").data == b"new"
+
+
+async def test_a_new_file_is_moved_behind_its_data() -> None:
+    """As editors and rsync write. One round trip for the handle, one for the data; none for the
+    rename, which follows both."""
+    async with ready(latency=1.0) as it:
+        begun = trio.current_time()
+        await it.write_file(b"f.new", b"data")
+        await it.fs.rename(it.d, b"f.new", it.d, b"f", 0)
+        assert trio.current_time() - begun == 2
+        await it.fs.flush_all()
+        assert it.tree.find(b"d/f").data == b"data"
+
+
+async def test_what_is_moved_twice_is_known_for_what_it_is() -> None:
+    async with ready() as it:
+        await it.write_file(b"f", b"data")
+        await it.fs.flush_all()
+        await it.found(b"f")
+        await it.at_once(it.fs.rename(it.d, b"f", it.d, b"g", 0))
+        await it.fs.flush_all()
+        it.mount.remote.go_deaf()
+        await it.at_once(it.fs.rename(it.d, b"g", it.d, b"h", 0))
+        it.mount.remote.drop_connection()
+        it.tree.write_file(b"d/g", b"of another client")
+        await it.mount.reconnect()
+        assert await it.failed() == [errno.EIO]
+        assert list(it.tree.find(b"d").children) == [b"g"]
+
+
+async def test_what_is_open_moves_when_the_server_has_said_so() -> None:
+    """After a lost connection it is opened again by its path."""
+    async with ready() as it:
+        sub = it.mount.counted(await it.fs.mkdir(it.d, b"sub", 0o755)).number
+        opened, _ = await it.fs.create(sub, b"f", 0o644, os.O_WRONLY | os.O_EXCL)
+        await it.fs.flush_all()
+        it.mount.remote.hold()
+        async with trio.open_nursery() as nursery:
+            renaming = start(nursery, it.fs.rename, it.d, b"sub", it.d, b"moved", 0)
+            await trio.sleep(5)
+            assert not renaming.done
+            it.mount.remote.release()
+        await it.close(opened.fh)
+
+
+async def test_a_link_is_made_at_once() -> None:
+    async with ready() as it:
+        entry = await it.write_file(b"f", b"data")
+        await it.fs.flush_all()
+        it.mount.remote.hold()
+        made = it.mount.counted(await it.at_once(it.fs.link(entry.number, it.d, b"g")))
+        assert made.attributes.size == 4
+        async with trio.open_nursery() as nursery:
+            removing = start(nursery, it.fs.unlink, it.d, b"f")
+            await trio.sleep(5)
+            assert not removing.done, "the second name is told by the first"
+            it.mount.remote.release()
+        await it.fs.flush_all()
+        assert list(it.tree.find(b"d").children) == [b"g"]
+        assert it.tree.find(b"d/g").data == b"data"
+
+
+@pytest.mark.parametrize("carried_out", [False, True])
+async def test_moves_and_links_outlive_the_connection(carried_out: bool) -> None:
+    async with ready() as it:
+        for name in (b"f", b"g", b"h"):
+            entry = await it.write_file(name, name)
+        sub = it.mount.counted(await it.fs.mkdir(it.d, b"sub", 0o755)).number
+        await it.fs.flush_all()
+        it.mount.remote.hold()
+        if not carried_out:
+            it.mount.remote.go_deaf()
+        await it.at_once(it.fs.rename(it.d, b"f", it.d, b"g", 0))
+        await it.at_once(it.fs.rename(it.d, b"sub", it.d, b"moved", 0))
+        await it.at_once(it.fs.mkdir(sub, b"below", 0o755))
+        await it.at_once(it.fs.link(entry.number, sub, b"linked"))
+        it.mount.remote.drop_connection()
+        await it.mount.reconnect()
+        assert await it.failed() == []
+        assert sorted(it.tree.find(b"d").children) == [b"g", b"h", b"moved"]
+        assert sorted(it.tree.find(b"d/moved").children) == [b"below", b"linked"]
+        assert it.tree.find(b"d/g").data == b"f"
+        assert it.tree.find(b"d/moved/linked") is it.tree.find(b"d/h")
+
+
+@pytest.mark.parametrize("call", ["rename", "replace", "link"])
+async def test_a_refused_move_or_link_is_told_and_taken_back(call: str) -> None:
+    async with ready() as it:
+        entry = await it.write_file(b"f", b"new")
+        await it.write_file(b"g", b"old")
+        await it.fs.flush_all()
+        told = Told(it.mount)
+        it.mount.remote.fail_next("link" if call == "link" else "posix_rename", DENIED)
+        match call:
+            case "rename":
+                await it.at_once(it.fs.rename(it.d, b"f", it.d, b"x", 0))
+            case "replace":
+                await it.at_once(it.fs.rename(it.d, b"f", it.d, b"g", 0))
+            case _:
+                it.mount.counted(await it.at_once(it.fs.link(entry.number, it.d, b"x")))
+        assert await it.failed() == [errno.EACCES]
+        assert told.names
+        assert await it.fs.lookup(it.d, b"x") is None
+        found = await it.found(b"f")
+        assert found.number == entry.number
+        opened = await it.fs.open(found.number, os.O_RDONLY)
+        assert await it.fs.read(opened.fh, 0, 10) == b"new"
+        await it.close(opened.fh)
+        assert (await it.found(b"g")).attributes.size == 3
 
 
 async def test_what_is_read_was_written() -> None:

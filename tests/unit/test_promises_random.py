@@ -26,7 +26,8 @@ Step: TypeAlias = tuple[str, int, int, int]
 _NAMES: Final = [b"a", b"b", b"c"]
 _RULES: Final = [
     *["mkdir", "create", "unlink"] * 4, *["symlink", "write", "close", "rmdir"] * 2,
-    "rename", "look", "read", "list", "times", "mode", "flush", "pause",
+    *["rename", "rename_directory", "link"] * 2,
+    "look", "read", "list", "times", "mode", "flush", "pause",
     *["unheard", "unanswered", "reconnect"] * 2,
 ]  # fmt: skip
 _STEP: Final = st.tuples(
@@ -41,6 +42,7 @@ class File:
         self.data = bytearray()
         self.mtime: int | None = None  # None: whatever the server's clock says
         self.mode = 0o600
+        self.names = 1
 
 
 Model: TypeAlias = "dict[bytes, File | bytes | Model]"
@@ -137,8 +139,11 @@ class Machine:
             await self.mount.close(opened[0])
 
     async def unlink(self, path: bytes, directory: Any, name: bytes, two: int, size: int) -> None:
-        if not isinstance(directory.get(name, {}), dict):
-            await self._release(directory[name])
+        known = directory.get(name, {})
+        if not isinstance(known, dict):
+            await self._release(known)
+            if isinstance(known, File):
+                known.names -= 1
             await self.up()
             await self.entry(path)
             await self.mount.fs.unlink(*self.parent(path))
@@ -156,14 +161,48 @@ class Machine:
         moved = directory.get(name)
         if moved is None or isinstance(moved, dict):
             return
-        if new_path == path or isinstance(new_directory.get(new_name), dict):
+        replaced = new_directory.get(new_name)
+        # Of two names of one file rename(2) makes none.
+        if replaced is moved or isinstance(replaced, dict):
             return
-        await self._release(new_directory.get(new_name))
+        if two % 2:  # else it moves while it is open
+            await self._release(moved)
+        await self._release(replaced)
+        if isinstance(replaced, File):
+            replaced.names -= 1
         await self.up()
         await self.entry(path)
         await self.find(new_path)
         await self.mount.fs.rename(*self.parent(path), *self.parent(new_path), 0)
         new_directory[new_name] = directory.pop(name)
+
+    async def rename_directory(
+        self, path: bytes, directory: Any, name: bytes, two: int, size: int
+    ) -> None:
+        new_path, _, new_name = self.place(two % 3)
+        old_path, _, old_name = self.place(size % 3)
+        if not isinstance(self.root.get(old_name), dict) or new_name in self.root:
+            return
+        await self.up()
+        await self.entry(old_path)
+        await self.find(new_path)
+        await self.mount.fs.rename(*self.parent(old_path), *self.parent(new_path), 0)
+        self.root[new_name] = self.root.pop(old_name)
+        for known in [
+            known for known in self.numbers if (known + b"/").startswith(old_path + b"/")
+        ]:
+            self.numbers[new_path + known[len(old_path) :]] = self.numbers.pop(known)
+
+    async def link(self, path: bytes, directory: Any, name: bytes, two: int, size: int) -> None:
+        """A second name; from then on neither is changed, since each is remembered by itself."""
+        new_path, new_directory, new_name = self.place(two)
+        linked = directory.get(name)
+        if isinstance(linked, File) and await self._absent(new_path, new_directory, new_name):
+            await self._release(linked)
+            number = (await self.entry(path)).number
+            self.mount.counted(await self.mount.fs.link(number, *self.parent(new_path)))
+            new_directory[new_name] = linked
+            linked.names += 1
 
     async def look(self, path: bytes, directory: Any, name: bytes, two: int, size: int) -> None:
         await self.up()
@@ -193,7 +232,7 @@ class Machine:
 
     async def times(self, path: bytes, directory: Any, name: bytes, two: int, size: int) -> None:
         known = directory.get(name)
-        if isinstance(known, File):
+        if isinstance(known, File) and known.names == 1:
             await self.up()
             change = AttributeChange(atime=1_000_000_000, mtime=1_000_000_000 + size)
             told = await self.mount.fs.setattr((await self.entry(path)).number, change)
@@ -202,7 +241,7 @@ class Machine:
 
     async def mode(self, path: bytes, directory: Any, name: bytes, two: int, size: int) -> None:
         known = directory.get(name)
-        if isinstance(known, File):
+        if isinstance(known, File) and known.names == 1:
             await self.up()
             known.mode = [0o600, 0o640, 0o644][two % 3]
             change = AttributeChange(mode=known.mode)
