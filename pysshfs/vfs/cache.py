@@ -88,7 +88,13 @@ class MetadataCache:
         self._listings: TTLCache[int, CachedListing] = TTLCache(
             min(entries, names), config.directory_timeout, clock, getsizeof=_room_of
         )
-        self.names = KnownNames(entries, config.directory_timeout, config.negative_timeout, clock)
+        self.names = KnownNames(
+            entries,
+            config.directory_timeout,
+            config.negative_timeout,
+            clock,
+            any_fills=config.async_ops,
+        )
         # Those of which the kernel is not told all attributes (`vfs/directories.py`) are kept apart
         # from the others, in the rest of the room: who asks for each name must find them.
         self._long_listings: TTLCache[int, CachedListing] = TTLCache(

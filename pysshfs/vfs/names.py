@@ -6,7 +6,9 @@ or the making, however much is changed here meanwhile: until then what others ma
 
 So a name is not simply absent because it `lacks`: who was told so would miss what another client
 makes a moment later. Only in a directory that was made here, and while names are made in it (at
-most `pause` seconds apart), as when an archive is unpacked, it need not be looked up.
+most `pause` seconds apart), as when an archive is unpacked, it need not be looked up. With
+`async_ops`, where names are made without asking anyway, that holds of every known directory in
+which names are being made (`any_fills`).
 
 Part of the `MetadataCache`; synchronous.
 """
@@ -38,9 +40,16 @@ class KnownNames:
     """At most `entries` names in all; times are on `clock`, in seconds."""
 
     def __init__(
-        self, entries: int, timeout: float, pause: float, clock: Callable[[], float]
+        self,
+        entries: int,
+        timeout: float,
+        pause: float,
+        clock: Callable[[], float],
+        *,
+        any_fills: bool = False,
     ) -> None:
         self._clock = clock
+        self._any_fills = any_fills
         self._timeout = timeout
         self._pause = pause
         self._directories: TLRUCache[int, _Names] = TLRUCache(
@@ -82,7 +91,7 @@ class KnownNames:
         return known is not None and name not in known.names
 
     def is_filled(self, number: int, name: bytes) -> bool:
-        """The same of a directory that was made here, while names are made in it."""
+        """The same, while names are made in a directory that was made here."""
         known = self._directories.get(number)
         if known is None or self._clock() >= known.filling_until:
             return False
@@ -99,7 +108,7 @@ class KnownNames:
         if known is not None:
             known.names.add(name)
             now = self._clock()
-            if now < known.filling_until:
+            if self._any_fills or now < known.filling_until:
                 known.filling_until = now + self._pause
             if len(known.names) > 2 * known.counted:
                 self._store(number, known)

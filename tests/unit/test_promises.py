@@ -368,6 +368,20 @@ async def test_what_is_open_moves_when_the_server_has_said_so() -> None:
         await it.close(opened.fh)
 
 
+async def test_names_that_are_going_to_be_made_are_not_looked_up() -> None:
+    """But the first, of a directory in which nothing was made for a while."""
+    async with ready(latency=0.1) as it:
+        await it.write_file(b"f", b"data")
+        await it.fs.flush_all()
+        await trio.sleep(5)
+        for asked, name in [(1, b"one"), (0, b"two"), (0, b"three")]:
+            before = it.mount.remote.count("lstat")
+            assert await it.fs.lookup(it.d, name) is None
+            assert it.mount.remote.count("lstat") == before + asked
+            await it.at_once(it.fs.mkdir(it.d, name, 0o755))
+            await it.fs.flush_all()
+
+
 async def test_a_link_is_made_at_once() -> None:
     async with ready() as it:
         entry = await it.write_file(b"f", b"data")
