@@ -67,7 +67,7 @@ class Calls:
         self.orphans = Orphans()
         self._refused: ConnectionLostError | None = None
         self._ended = False
-        self._losses = 0
+        self.losses = 0  # sessions that were lost until now
         self.lanes = Lanes(self)
         self.lanes.session_up(remote)
         # A call came while there is no session (`ServerConnection.wanted`).
@@ -311,7 +311,7 @@ class Calls:
         """The session is gone (see `Recovering`)."""
         self._remote = None
         self.on_lost()
-        self._losses += 1
+        self.losses += 1
         self.lanes.session_lost()
         for handle in self._files:
             handle.remote = None
@@ -335,13 +335,13 @@ class Calls:
 
     async def resume(self, remote: RemoteFS) -> None:
         """Go on with this session (see `Recovering`)."""
-        losses = self._losses
+        losses = self.losses
         self._to_close.clear()
         for handle in self._files:  # what an attempt that failed had opened is closed
             handle.remote = None
         await self._settle(remote)
         await reopen.reopen_all(list(self._files), remote, self.on_reopened)
-        if losses != self._losses or self._ended:
+        if losses != self.losses or self._ended:
             raise ConnectionLostError("lost again")
         # From here on nothing suspends: what is sent next keeps its order.
         self._refused = None

@@ -329,8 +329,29 @@ class Files:
     async def fsync(self, file: OpenFile) -> None:
         """Everything written is acknowledged, and the server has synced the file, if it can be
         asked to."""
-        await self._deliver(file)
-        await self._sync(file)
+        if not await self._synced_behind(file):
+            await self._deliver(file)
+            await self._sync(file)
+
+    async def _synced_behind(self, file: OpenFile) -> bool:
+        """Both at once, as far as the session carries out in order what is sent: the fsync right
+        behind the data. False: it has to be sent when the data is acknowledged."""
+        server, writeback = self._tree.server, file.inode.writeback
+        if writeback is None or writeback.is_clean or not server.capabilities.fsync:
+            return False
+        writeback.push()
+        losses = server.losses
+        if not server.is_up or not server.lanes.is_in_order(file.inode):
+            return False
+        syncing = server.fsync(file.handle)
+        with unless_interrupted(syncing):
+            await self._deliver(file)
+            await syncing
+        if server.losses != losses:  # on the next one the order may have been another
+            return False
+        if writeback.is_clean:
+            writeback.unsynced = False
+        return True
 
     async def _deliver(self, file: OpenFile) -> None:
         writeback = file.inode.writeback

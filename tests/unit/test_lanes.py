@@ -374,6 +374,22 @@ async def test_an_append_goes_behind_what_was_acknowledged_while_the_size_was_as
         assert mount.tree.read_file(b"file")[end:] == b"w" * 2 * _KIB + b"appended"
 
 
+async def test_an_fsync_comes_behind_what_is_on_its_way_elsewhere(small: None) -> None:
+    async with mounted(capabilities=_SMALL, latency=_FAR) as mount:
+        fh = await spread_out(mount, b"f")
+        for extra in mount.remote.extras:
+            extra.hold()
+        await mount.fs.write(fh, 0, content(32 * _KIB, 2))
+        async with trio.open_nursery() as nursery:
+            syncing = start(nursery, mount.fs.fsync, fh)
+            await trio.sleep(1)
+            assert not syncing.done and not mount.remote.count("fsync")
+            for extra in mount.remote.extras:
+                extra.release()
+        assert mount.remote.count("fsync") == 1
+        await mount.close(fh)
+
+
 async def test_a_truncation_comes_behind_what_was_written_before_it(small: None) -> None:
     async with mounted(capabilities=_SMALL, latency=_FAR) as mount:
         fh = await spread_out(mount, b"file")

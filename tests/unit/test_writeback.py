@@ -616,3 +616,45 @@ async def test_an_append_goes_behind_what_others_wrote_since_the_last_one() -> N
         await mount.close(appender)
         await mount.close(writer)
         assert mount.tree.read_file(b"f") == b"Firstlongerlast"
+
+
+# --- fsync --------------------------------------------------------------------------------------
+
+
+async def test_data_and_its_fsync_take_one_round_trip() -> None:
+    async with mounted(latency=1.0) as mount:
+        fh = await mount.create(b"f")
+        await mount.fs.write(fh, 0, b"data")
+        begun = trio.current_time()
+        await mount.fs.fsync(fh)
+        assert trio.current_time() == begun + 1
+        assert mount.remote.count("fsync") == 1
+        await mount.close(fh)
+
+
+async def test_an_fsync_whose_session_was_lost_comes_after_the_data_on_the_next() -> None:
+    async with mounted() as mount, trio.open_nursery() as nursery:
+        fh = await mount.create(b"f")
+        mount.remote.go_deaf()
+        await mount.fs.write(fh, 0, b"data")
+        syncing = start(nursery, mount.fs.fsync, fh)
+        await settle()
+        assert mount.remote.count("fsync") == 1
+        mount.remote.drop_connection()
+        await mount.reconnect()
+        await settle()
+        assert syncing.done
+        # Sent again in order, and once more, as lanes could have changed it.
+        assert mount.remote.count("fsync") == 3
+        assert mount.tree.read_file(b"f") == b"data"
+        await mount.close(fh)
+
+
+async def test_what_is_not_acknowledged_is_not_synced() -> None:
+    async with mounted() as mount:
+        fh = await mount.create(b"f")
+        await mount.fs.write(fh, 0, b"lost")
+        mount.remote.fail_next("write", BROKEN)
+        with pytest.raises(FilesystemError):
+            await mount.fs.fsync(fh)
+        await mount.close(fh)
