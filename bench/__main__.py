@@ -219,7 +219,7 @@ def _print_environment(environment: Any) -> None:
 def grown(args: argparse.Namespace) -> bool:
     """Whether every point gave a time."""
     if args.sources:
-        environment, points = grow.load(args.sources[-1])
+        environment, points = grow.load(args.sources)
     else:
         environment, points = machine.environment(), _grown(args)
     _print_environment(environment)

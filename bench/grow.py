@@ -233,8 +233,18 @@ def write_json(
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def load(path: Path) -> tuple[dict[str, str], list[Point]]:
-    """The environment and the points `write_json` wrote; OSError, ValueError if it did not."""
+def load(paths: Sequence[Path]) -> tuple[dict[str, str], list[Point]]:
+    """The last one's environment, and the points `write_json` wrote, those of a later file in the
+    place of the same of an earlier one; OSError, ValueError if it wrote none."""
+    environment: dict[str, str] = {}
+    points: dict[tuple[str, str, float, int], Point] = {}
+    for path in paths:
+        environment, found = _load(path)
+        points |= {(one.series, one.program, one.rtt_ms, one.size): one for one in found}
+    return environment, list(points.values())
+
+
+def _load(path: Path) -> tuple[dict[str, str], list[Point]]:
     try:
         content = json.loads(path.read_text())
         points = [Point(**_without(point, "us_each")) for point in content["points"]]

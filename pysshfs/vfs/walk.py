@@ -11,7 +11,9 @@ doubles with each that is walked to. A program that asks
 for one name after the other, and lists nothing (git, a compiler's search for a header), pays a
 round trip for each: after `_MISSES` names of one directory within `_MISSES_SECONDS` that is listed
 for it, and so is the directory above, since the next name is likely to lie beside; both count as
-walked into, so that the first name of a second directory has the walk seen. Listings answer for
+walked into, so that the first name of a second directory has the walk seen. Walks go as the
+listing has the names, or, as `ls -R` does, by name: which it is, the first one opened of each
+directory tells. Listings answer for
 what is not in them only to a search, which is seen after as many names of one directory that are
 absent, or one name that is in none of as many: who made a name on the server a moment ago finds it.
 
@@ -87,6 +89,8 @@ class WalkAhead:
             _MOST_MISSED, max(tree.config.directory_timeout, 1.0), clock
         )
         self._followed: set[int] = set()  # directories whose subdirectories were put in `_waiting`
+        self._judged: set[int] = set()  # those that have told in which order they are walked
+        self._by_name = False  # that order
         self._under_way: dict[int, trio.Event] = {}
         # Fetched and not asked for: the room that each listing takes, by inode number, and in all.
         self._unused: dict[int, int] = {}
@@ -112,6 +116,7 @@ class WalkAhead:
         is_at_once = self._tree.cache.clock() < self._listed_at + _RIGHT_AFTER
         self._is_walk |= is_at_once or self._streak >= _TRUSTED
         if self._is_walk:
+            self._judge_order(inode)
             self._follow(inode)
 
     def missed(self, directory: Inode, name: bytes) -> None:
@@ -208,6 +213,23 @@ class WalkAhead:
             if listing is not None:
                 self._enqueue(parent, _directories(listing.entries), self._waiting.append)
 
+    def _judge_order(self, first: Inode) -> None:
+        """See in which order a walk goes, by what it opens first of a directory."""
+        parent = first.parent
+        if parent is None or parent.number in self._judged:
+            return
+        if len(self._judged) >= _MOST_EXPECTED:
+            self._judged.clear()
+        self._judged.add(parent.number)
+        listing = self._tree.cache.listing(parent.number)
+        names = [] if listing is None else _directories(listing.entries)
+        if not names or min(names) == names[0] or first.name not in (min(names), names[0]):
+            return
+        self._by_name = first.name != names[0]
+        if self._by_name:
+            for _, waiting in self._waiting:
+                waiting.sort(reverse=True)
+
     def _enqueue(
         self,
         parent: Inode,
@@ -219,11 +241,12 @@ class WalkAhead:
         self._followed.add(parent.number)
         if names and len(self._waiting) < _MOST_WAITING:
             self._tree.inodes.hold(parent)
-            put((parent, names[::-1]))
+            put((parent, sorted(names, reverse=True) if self._by_name else names[::-1]))
             self._wake.set()
 
     def _give_up(self) -> None:
         self._followed.clear()
+        self._judged.clear()
         while self._waiting:
             self._tree.inodes.let_go(self._waiting.pop()[0])
 

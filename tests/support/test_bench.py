@@ -145,6 +145,16 @@ def test_figures_are_well_formed_and_show_each_value() -> None:
     )
 
 
+def test_points_of_a_later_file_take_the_place_of_the_same(tmp_path: Path) -> None:
+    def point(size: int, seconds: float) -> grow.Point:
+        return grow.Point("ls", "pysshfs", 0, size, size, seconds, None, 1, 2)
+
+    files = tmp_path / "first", tmp_path / "later"
+    grow.write_json(files[0], [point(1, 1.0), point(10, 2.0)], {"when": "first"}, {})
+    grow.write_json(files[1], [point(10, 3.0)], {"when": "later"}, {})
+    assert grow.load(files) == ({"when": "later"}, [point(1, 1.0), point(10, 3.0)])
+
+
 def test_listings_count_only_while_the_copy_runs(tmp_path: Path) -> None:
     (tmp_path / "directory").mkdir()
     (tmp_path / "directory/name").touch()

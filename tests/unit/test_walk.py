@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 import trio
@@ -196,6 +197,28 @@ async def test_a_walk_larger_than_the_bound_is_listed_ahead_to_its_end() -> None
             await settle()
         # All but the one that makes the pattern.
         assert mount.fs.statistics()["listed_ahead"] == 29
+
+
+async def test_a_walk_by_name_is_listed_ahead_in_that_order() -> None:
+    """`ls -R` sorts what the server lists in any order."""
+    names = [b"d%03d" % i for i in range(300)]
+    made = MemoryTree()
+    made.mkdir(b"d")
+    for name in random.Random(1).sample(names, len(names)):
+        for path in (b"d/" + name, b"d/" + name + b"/d1", b"d/" + name + b"/d0"):
+            made.mkdir(path)
+    config = VfsConfig(cache_entries=1000)  # which does not hold all
+    async with mounted(made, latency=ROUND_TRIP, config=config) as mount:
+        began = trio.current_time()
+        found = [path async for path in walked(mount)]
+        assert len(found) == 2 + 3 * len(names)
+        assert trio.current_time() - began < len(found) * 2 * ROUND_TRIP / 12
+        await trio.sleep(config.directory_timeout)
+        assert mount.fs.statistics()["listed_in_vain"] <= walk._FIRST_AHEAD
+        # And one that goes as the listing does, after it.
+        for name in await mount.names(b"d"):
+            await mount.names(b"d/" + name)
+        assert mount.fs.statistics()["listed_in_vain"] <= 2 * walk._FIRST_AHEAD
 
 
 async def test_a_directory_too_long_for_the_bound_is_left_to_the_program() -> None:
