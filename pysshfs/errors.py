@@ -117,6 +117,13 @@ class UnsafeReplyError(FilesystemError):
         super().__init__(errno.EIO, message)
 
 
+class UnmappedOwnerError(FilesystemError):
+    """An owner that the table of owners does not have (`vfs/idmap.py`)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(errno.EPERM, message)
+
+
 class StartupError(PysshfsError):
     """There will be no mount; the message is one line for the user."""
 

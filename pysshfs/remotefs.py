@@ -13,7 +13,7 @@ from enum import Flag, auto
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pysshfs.errors import ConnectionLostError
     from pysshfs.reply import Reply
@@ -52,6 +52,13 @@ class DirectoryEntry(NamedTuple):
 
     name: bytes
     attributes: Attributes
+
+
+class OwnerNames(NamedTuple):
+    """What users and groups are called, in the order of the question; b"" is no name."""
+
+    users: list[bytes]
+    groups: list[bytes]
 
 
 class FilesystemStatistics(NamedTuple):
@@ -101,6 +108,7 @@ class Capabilities(NamedTuple):
     statvfs: bool
     max_handles: int = 0  # that one session may have open; 0: the server does not say
     copy_data: bool = False
+    owner_names: bool = False
 
 
 class RemoteFS(Protocol):
@@ -205,6 +213,11 @@ class RemoteFS(Protocol):
 
     def posix_rename(self, old: bytes, new: bytes) -> Reply[None]:
         """Replaces `new`; `UnsupportedError` without the extension."""
+        ...
+
+    def owner_names(self, users: Sequence[int], groups: Sequence[int]) -> Reply[OwnerNames]:
+        """What the server calls these users and groups; `UnsupportedError` without the
+        extension."""
         ...
 
     def statvfs(self, path: bytes) -> Reply[FilesystemStatistics]:

@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from pysshfs.fuse.requests import Policy
     from pysshfs.remote.bridge import Bridge
     from pysshfs.remote.connection import ServerConnection
-    from pysshfs.vfs.config import VfsConfig
+    from pysshfs.remotefs import RemoteFS
+    from pysshfs.vfs.config import LocalNames, VfsConfig
     from pysshfs.vfs.filesystem import Filesystem
+    from pysshfs.vfs.idmap import IdTable
     from pysshfs.vfs.undelivered import UndeliveredStore
 
 log = logging.getLogger(__name__)
@@ -66,6 +68,7 @@ def run(invocation: Invocation, options: Sequence[str], reporter: Reporter) -> R
         mountpoint.check_fuse()
         place = mountpoint.prepare(invocation.mountpoint)
         later = _later_log(settings, reporter)
+        tables = _tables(settings)
         password = [_password_from_stdin()] if settings.password_stdin else []
     except errors.StartupError as error:
         return Report(_EXIT_CODES[type(error)], str(error))
@@ -75,7 +78,7 @@ def run(invocation: Invocation, options: Sequence[str], reporter: Reporter) -> R
         if later is not None:
             logs.switch_to(later, level)
 
-    plan = _Plan(invocation, place, list(options), password, detached)
+    plan = _Plan(invocation, place, list(options), password, detached, tables)
     try:
         code = trio.run(_mount_and_serve, plan, strict_exception_groups=True)
     except KeyboardInterrupt:
@@ -127,6 +130,7 @@ class _Plan(NamedTuple):
     options: list[str]  # the kernel's
     password: list[str]  # the one given, if any; taken out by whoever needs it
     mounted: Callable[[], None]  # to be called once, when the mount is made
+    tables: tuple[IdTable | None, IdTable | None]  # of users and groups, with idmap=file
 
 
 @trio.lowlevel.enable_ki_protection
@@ -159,7 +163,8 @@ async def _mount_and_serve(plan: _Plan) -> ExitCode:
         remote = await connection.connect()
         try:
             store = UndeliveredStore.open(settings.undelivered_quota, source.text)
-            filesystem = Filesystem(remote, await _vfs_config(settings, connection), store=store)
+            config = await _vfs_config(plan, connection, remote)
+            filesystem = Filesystem(remote, config, store=store)
             filesystem.server.on_demand = connection.wanted
             code = await _serve(plan, connection, filesystem, store)
         finally:
@@ -181,8 +186,12 @@ async def _serve(
 
     source, settings, place = plan.invocation.source, plan.invocation.settings, plan.place
     # The first question after the mount has its answer, and so have those that must not hang.
-    await filesystem.getattr(ROOT_NUMBER)
+    try:
+        await filesystem.getattr(ROOT_NUMBER)
+    except errors.UnmappedOwnerError as error:
+        raise errors.StartupError(f"nothing could be shown of {source.text}: {error}") from None
     await filesystem.statfs()
+    _warn_of_others(plan)
     session = FuseSession(filesystem, _policy(settings, connection))
     background = settings.max_background
     congestion = settings.congestion_threshold or max(background * 3 // 4, 1)
@@ -290,6 +299,15 @@ def _mount_options(plan: _Plan) -> list[bytes]:
     ]
 
 
+def _warn_of_others(plan: _Plan) -> None:
+    if "allow_other" in plan.options and "default_permissions" not in plan.options:
+        log.warning(
+            "allow_other without default_permissions: every user of this machine may do to %s"
+            " whatever the login on the server may",
+            plan.invocation.source.text,
+        )
+
+
 def _policy(settings: Settings, connection: ServerConnection) -> Policy:
     from pysshfs.fuse.requests import Policy
 
@@ -303,14 +321,48 @@ def _policy(settings: Settings, connection: ServerConnection) -> Policy:
     )
 
 
-async def _vfs_config(settings: Settings, connection: ServerConnection) -> VfsConfig:
-    from pysshfs.vfs.config import VfsConfig
+def _tables(settings: Settings) -> tuple[IdTable | None, IdTable | None]:
+    """Of `idmap=file`; read while paths still mean what the user meant. Raises `StartupError`."""
+    if settings.idmap != "file":
+        if settings.uidfile is not None or settings.gidfile is not None:
+            log.warning("uidfile and gidfile have no effect without idmap=file")
+        return None, None
+    from pysshfs.cli import idfiles
+    from pysshfs.vfs.idmap import Unmapped
 
+    unmapped = Unmapped.REFUSE if settings.nomap == "error" else Unmapped.KEEP
+    return idfiles.tables_from_files(settings.uidfile, settings.gidfile, unmapped)
+
+
+async def _names(remote: RemoteFS) -> LocalNames:
+    """Of this machine, for `idmap=name`. In a thread that is left alone if the user gives up: a
+    directory service may keep it waiting."""
+    from pysshfs.cli import idfiles
+
+    if not remote.capabilities.owner_names:
+        raise errors.StartupError(
+            "idmap=name: the server does not tell names (it lacks users-groups-by-id@openssh.com,"
+            " which OpenSSH has from 9.1 on)"
+        )
+    return await trio.to_thread.run_sync(idfiles.local_names, abandon_on_cancel=True)
+
+
+async def _vfs_config(
+    plan: _Plan, connection: ServerConnection, remote: RemoteFS
+) -> VfsConfig:
+    from pysshfs.vfs.config import VfsConfig
+    from pysshfs.vfs.idmap import IdTable, Unmapped
+
+    settings = plan.invocation.settings
     cached = settings.dir_cache
-    user_map = group_map = None
+    users, groups = plan.tables
     if settings.idmap == "user":
-        uid, gid = await connection.login_owner()
-        user_map, group_map = (uid, os.getuid()), (gid, os.getgid())
+        login = await connection.login_identity()
+        if login is None:
+            log.warning("idmap=user has no effect: the server does not tell who the login is")
+        else:
+            users = IdTable("user", Unmapped.KEEP, {login.uid: os.getuid()})
+            groups = IdTable("group", Unmapped.KEEP, {login.gid: os.getgid()})
     umask = settings.umask or 0
     return VfsConfig(
         stat_timeout=settings.dcache_stat_timeout if cached else 0.0,
@@ -335,6 +387,7 @@ async def _vfs_config(settings: Settings, connection: ServerConnection) -> VfsCo
         gid=settings.gid,
         file_mask=umask if settings.fmask is None else settings.fmask,
         directory_mask=umask if settings.dmask is None else settings.dmask,
-        user_map=user_map,
-        group_map=group_map,
+        users=users,
+        groups=groups,
+        local_names=await _names(remote) if settings.idmap == "name" else None,
     )

@@ -98,7 +98,10 @@ class Settings(NamedTuple):
     max_write_buffer: int = 16 << 20
     sshfs_sync: bool = False
     disable_hardlink: bool = False
-    idmap: Literal["none", "user"] = "none"
+    idmap: Literal["none", "user", "file", "name"] = "none"
+    uidfile: str | None = None
+    gidfile: str | None = None
+    nomap: Literal["error", "ignore"] = "error"
     uid: int | None = None
     gid: int | None = None
     umask: int | None = None
@@ -191,8 +194,14 @@ _OURS = (
           " the server did not take; 0: nothing", "BYTES", 1 << 30, bounds=(0, 1 << 40)),
     _ours("sshfs_sync", Kind.FLAG, "every write waits for the server"),
     _ours("disable_hardlink", Kind.FLAG, "refuse to make hard links"),
-    _ours("idmap", Kind.CHOICE, "'user': the remote login's files belong to the mounting user",
-          "TYPE", "none", choices=("none", "user")),
+    _ours("idmap", Kind.CHOICE, "whose files are: 'none': the server's numbers; 'user': the remote"
+          " login is the mounting user; 'file': by uidfile and gidfile; 'name': whoever has the"
+          " same name here", "TYPE", "none", choices=("none", "user", "file", "name")),
+    _ours("uidfile", Kind.PATH, "with idmap=file: lines of 'local user name:remote uid'", "FILE"),
+    _ours("gidfile", Kind.PATH, "with idmap=file: lines of 'local group name:remote gid'",
+          "FILE"),
+    _ours("nomap", Kind.CHOICE, "with idmap=file, owners that the files lack: 'error': EPERM;"
+          " 'ignore': the same number", "TYPE", "error", choices=("error", "ignore")),
     _ours("uid", Kind.INTEGER, "owner of all files", "N", bounds=_ID),
     _ours("gid", Kind.INTEGER, "group of all files", "N", bounds=_ID),
     _ours("umask", Kind.OCTAL, "permission bits taken away from everything", "MASK", bounds=_MODE),
@@ -371,7 +380,7 @@ _REFUSED = tuple(
         ("passive slave directport", Group.COMPATIBILITY,
          "pysshfs always connects through SSH itself"),
         ("remount", Group.COMPATIBILITY, "unmount and mount again instead"),
-        ("follow_symlinks transform_symlinks delay_connect uidfile gidfile nomap",
+        ("follow_symlinks transform_symlinks delay_connect",
          Group.COMPATIBILITY, "this option of sshfs is not supported"),
         ("KnownHostsCommand", Group.SSH,
          "host keys are only read from files; use UserKnownHostsFile or GlobalKnownHostsFile"),

@@ -139,6 +139,8 @@ class _Collected:
             source, mountpoint = _source_and_mountpoint(self.arguments)
             if "allow_other" in self.kernel and "allow_root" in self.kernel:
                 raise UsageError("options 'allow_other' and 'allow_root' exclude each other")
+            if self.values.get("idmap") == "file" and not {"uidfile", "gidfile"} & {*self.values}:
+                raise UsageError("'idmap=file' needs a file: 'uidfile', 'gidfile' or both")
             if self.waits:
                 self.values["timeout"] = _agreed_timeout(self.waits)
         settings = Settings.from_values(self.values)

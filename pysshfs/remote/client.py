@@ -20,12 +20,13 @@ from pysshfs.remotefs import (
     DirectoryEntry,
     FilesystemStatistics,
     OpenMode,
+    OwnerNames,
     RemoteHandle,
 )
 from pysshfs.reply import Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from pysshfs.remote.session import SftpSession
 
@@ -37,6 +38,7 @@ SAFE_LENGTH: Final = 32 * 1024
 # OpenSSH's limit for a message is 256 KiB with its headers; larger READs and WRITEs gain nothing.
 MOST_LENGTH: Final = 255 * 1024
 _MAX_HANDLE: Final = 256  # bytes (draft, section 3)
+_OWNER_NAMES: Final = b"users-groups-by-id@openssh.com"
 
 _extra_generations = itertools.count(-1, -1)
 
@@ -101,6 +103,7 @@ def capabilities(
         statvfs=extensions.get(b"statvfs@openssh.com") == b"2",
         max_handles=limits.max_handles if limits else 0,
         copy_data=extensions.get(b"copy-data") == b"1",
+        owner_names=extensions.get(_OWNER_NAMES) == b"1",
     )
 
 
@@ -226,6 +229,18 @@ class SftpRemote:
     def fsetstat(self, handle: RemoteHandle, change: AttributeChange) -> Reply[None]:
         token = wire.string(handle.token)
         return self._session.request(wire.FXP_FSETSTAT, token, wire.encode_change(change))
+
+    def owner_names(self, users: Sequence[int], groups: Sequence[int]) -> Reply[OwnerNames]:
+        if not self.capabilities.owner_names:
+            return Reply.failed(UnsupportedError(f"the server lacks {_OWNER_NAMES.decode()}"))
+        return self._session.request(
+            wire.FXP_EXTENDED,
+            wire.string(_OWNER_NAMES),
+            wire.string(b"".join(map(wire.u32, users))),
+            wire.string(b"".join(map(wire.u32, groups))),
+            expected=wire.FXP_EXTENDED_REPLY,
+            parse=lambda reader: wire.parse_owner_names(reader, len(users), len(groups)),
+        )
 
     def statvfs(self, path: bytes) -> Reply[FilesystemStatistics]:
         if not self.capabilities.statvfs:

@@ -53,6 +53,7 @@ from pysshfs.errors import (
     StartupError,
 )
 from pysshfs.remote import client
+from pysshfs.remote.identity import identity
 from pysshfs.remote.link import Link
 from pysshfs.remote.network import NetworkWatch, open_netlink
 from pysshfs.remote.pace import fence, pause, shortest_pause
@@ -61,6 +62,7 @@ from pysshfs.remote.route import Hop, Route, Target
 if TYPE_CHECKING:
     from pysshfs.remote.bridge import Bridge
     from pysshfs.remote.hostkeys import Prompter
+    from pysshfs.remote.identity import Identity
     from pysshfs.remote.network import Change
     from pysshfs.remote.session import SftpSession
     from pysshfs.remote.sshconfig import SshConfiguration
@@ -172,16 +174,18 @@ class ServerConnection:
         """Whether the server may be this very machine."""
         return self._link is not None and self._link.may_be_here
 
-    async def login_owner(self) -> tuple[int, int]:
-        """Owner and group of the login directory: protocol 3 says no more of who we are there."""
-        if self.session is None:
+    async def login_identity(self) -> Identity | None:
+        """Who we are there; None when that cannot be told."""
+        link, session = self._link, self.session
+        if link is None or session is None:
             raise SftpRefusedError("not connected")
-        home = await client.request_realpath(self.session, b".")
+        home = await client.request_realpath(session, b".")
         abilities = client.capabilities({}, None, large_messages=False)
-        found = await client.SftpRemote(self.session, home, abilities, self.generation).stat(b"")
-        if found.uid is None or found.gid is None:
-            raise StartupError("idmap=user: the server does not say whose the login directory is")
-        return found.uid, found.gid
+        return await identity(
+            client.SftpRemote(session, b"/", abilities, self.generation),
+            client.SftpRemote(session, home, abilities, self.generation),
+            link.login,
+        )
 
     # --- connecting for the first time --------------------------------------------------------
 

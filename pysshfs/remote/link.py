@@ -88,6 +88,7 @@ class Link:
         self.server_version = ""
         self.cipher = ""
         self.extensions: dict[bytes, bytes] = {}
+        self.login = ""  # the name of the user on the server
         self.may_be_here = True  # whether the server may be this very machine
         self._bridge = bridge
         self._route = route
@@ -203,6 +204,7 @@ class Link:
         except (asyncssh.Error, OSError) as error:
             raise SftpRefusedError(f"the server gives no SFTP session: {error}") from None
         self.server_version = str(last.get_extra_info("server_version", ""))
+        self.login = str(last.get_extra_info("username", ""))
         self.cipher = str(last.get_extra_info("recv_cipher", ""))
         return session
 

@@ -11,7 +11,13 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from pysshfs.errors import ProtocolError
-from pysshfs.remotefs import AttributeChange, Attributes, DirectoryEntry, FilesystemStatistics
+from pysshfs.remotefs import (
+    AttributeChange,
+    Attributes,
+    DirectoryEntry,
+    FilesystemStatistics,
+    OwnerNames,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -246,6 +252,18 @@ def parse_statvfs(reader: Reader) -> FilesystemStatistics:
     numbers = [reader.u64() for _ in range(11)]
     bsize, frsize, blocks, bfree, bavail, files, ffree, favail, _fsid, _flag, namemax = numbers
     return FilesystemStatistics(bsize, frsize, blocks, bfree, bavail, files, ffree, favail, namemax)
+
+
+def parse_owner_names(reader: Reader, users: int, groups: int) -> OwnerNames:
+    """OpenSSH's PROTOCOL, section 4.12 (users-groups-by-id@openssh.com): as many names of each
+    kind as were asked for."""
+    found = []
+    for count in (users, groups):
+        names = Reader(reader.string())
+        found.append([names.string() for _ in range(count)])
+        if not names.at_end:
+            raise ProtocolError("more names than were asked for")
+    return OwnerNames(*found)
 
 
 def parse_extensions(reader: Reader, most: int) -> Iterator[tuple[bytes, bytes]]:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from pysshfs.vfs.idmap import IdTable
+
+
+class LocalNames(NamedTuple):
+    """Numbers by name, as this machine knew them before the mount."""
+
+    users: dict[bytes, int]
+    groups: dict[bytes, int]
 
 
 class VfsConfig(NamedTuple):
@@ -34,6 +44,8 @@ class VfsConfig(NamedTuple):
     # Permission bits taken away from what is shown: of all files, of directories only.
     file_mask: int = 0
     directory_mask: int = 0
-    # idmap=user: (remote uid, local uid) and (remote gid, local gid).
-    user_map: tuple[int, int] | None = None
-    group_map: tuple[int, int] | None = None
+    # Who the server's users and groups are here; None: the same numbers.
+    users: IdTable | None = None
+    groups: IdTable | None = None
+    # idmap=name: the numbers of users and groups here, by name; instead of the tables above.
+    local_names: LocalNames | None = None

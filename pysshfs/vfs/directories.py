@@ -25,8 +25,7 @@ import stat
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pysshfs.errors import StaleHandleError, UnsafeReplyError
-from pysshfs.vfs import idmap
+from pysshfs.errors import StaleHandleError, UnmappedOwnerError, UnsafeReplyError
 from pysshfs.vfs.budget import NAME_BYTES
 from pysshfs.vfs.cache import CachedListing
 from pysshfs.vfs.listing import Listing
@@ -247,10 +246,12 @@ class DirectoryStream:
 
     def _checked(self, name: bytes, attributes: Attributes) -> FileAttributes | None:
         try:
-            return idmap.to_local(self._tree.config, checked_attributes(attributes))
+            return self._tree.owners.to_local(checked_attributes(attributes))
         except UnsafeReplyError as error:
             log.warning("attributes of %r: %s", name, error)
-            return None
+        except UnmappedOwnerError:
+            pass  # who asks for the name by itself is told
+        return None
 
     def _finish(self) -> None:
         self._complete = True

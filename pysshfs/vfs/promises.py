@@ -74,7 +74,10 @@ class Promises:
     def may_make(self, parent: Inode, name: bytes) -> bool:
         """Whether a new thing of this name can be promised: it is certain to be absent, and what
         the server will make of it is known."""
-        if not self.enabled or not self._tree.marks.is_known:
+        marks = self._tree.marks
+        if not self.enabled or not marks.is_known:
+            return False
+        if not self._tree.owners.is_known(marks.uid, marks.gid):
             return False
         inherits_group = parent.told is None or parent.told.mode & stat.S_ISGID
         return not inherits_group and self._tree.cache.names.lacks(parent.number, name)

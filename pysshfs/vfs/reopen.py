@@ -14,7 +14,6 @@ import stat
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from pysshfs.errors import ConnectionLostError, FilesystemError, RemoteStatusError
-from pysshfs.vfs import idmap
 from pysshfs.vfs.repeat import open_own
 from pysshfs.vfs.sanity import checked_attributes
 
@@ -126,7 +125,7 @@ def reopened(tree: Tree, inode: Inode, found: Attributes) -> None:
     """A file of this inode was opened again on a new session. Raises ESTALE when it cannot be
     the same one; when it was changed meanwhile, what was read of it is dropped."""
     inode.expected = None  # who knows what others did meanwhile
-    known = idmap.to_local(tree.config, checked_attributes(found))
+    known = checked_attributes(found)
     if inode.kind not in (None, stat.S_IFMT(known.mode)):
         raise FilesystemError(errno.ESTALE, "something else has its name")
     writeback = inode.writeback

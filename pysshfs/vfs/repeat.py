@@ -46,6 +46,7 @@ RULES: Final[dict[str, Rule]] = {
     "stat": Rule.REPEAT,
     "fstat": Rule.REPEAT,
     "statvfs": Rule.REPEAT,
+    "owner_names": Rule.REPEAT,
     "readlink": Rule.REPEAT,
     "opendir": Rule.REPEAT,
     "readdir": Rule.RESTART,

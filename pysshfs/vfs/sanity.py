@@ -18,7 +18,7 @@ NAME_MAX: Final = 255  # bytes; the kernel's NAME_MAX, and FUSE's
 PATH_MAX: Final = 4096  # bytes; symlink targets and paths beyond are refused
 MAX_SIZE: Final = (1 << 63) - 1  # loff_t; the kernel makes an inode with more a bad one
 
-_NOBODY: Final = 65534
+NOBODY: Final = 65534  # who owns what the server names no owner of; the kernel's overflow id
 _KINDS: Final = frozenset(
     (
         stat.S_IFREG,
@@ -62,8 +62,8 @@ def checked_attributes(attributes: Attributes) -> FileAttributes:
     return FileAttributes(
         mode & 0o177777,
         size,
-        _NOBODY if uid is None else uid,
-        _NOBODY if gid is None else gid,
+        NOBODY if uid is None else uid,
+        NOBODY if gid is None else gid,
         atime or 0,
         mtime or 0,
     )

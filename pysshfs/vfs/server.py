@@ -1,7 +1,7 @@
 """The server as the filesystem uses it: the calls of `RemoteFS`, across losses of the connection.
 
 Each call is put on `Calls` (`vfs/calls.py`), which sends it on the session that is up, or the next
-one, until it is answered. Nothing here suspends, and there is no state of its own.
+one, until it is answered. Nothing here suspends, and there is no state of its own but `names`.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ from pysshfs.vfs.call import Call, Change, OpenFileHandle, Opening, Transfer, cl
 from pysshfs.vfs.calls import Calls
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pysshfs.remotefs import (
         AttributeChange,
         Attributes,
         DirectoryEntry,
         FilesystemStatistics,
+        OwnerNames,
         RemoteFS,
         RemoteHandle,
     )
     from pysshfs.vfs.inodes import Inode
+    from pysshfs.vfs.ownernames import NamesAsked
     from pysshfs.vfs.repeat import Doubt, Making, Moving, Removing, Truncating
 
 T = TypeVar("T")
@@ -34,6 +36,9 @@ T = TypeVar("T")
 
 class Server(Calls):
     """What `RemoteFS` offers, on the session that is up or the next one."""
+
+    # With idmap=name: attributes are answered when the names of their owners are known.
+    names: NamesAsked | None = None
 
     def _ask(
         self,
@@ -70,10 +75,17 @@ class Server(Calls):
     def lstat(self, path: bytes, *, is_unhurried: bool = False) -> Reply[Attributes]:
         call = Call(self, "lstat", lambda remote: remote.lstat(path))
         call.is_unhurried = is_unhurried
-        return self.start(call)
+        return self._with_names(self.start(call))
 
     def fstat(self, handle: OpenFileHandle) -> Reply[Attributes]:
-        return self._ask("fstat", lambda remote: remote.fstat(_on(handle)), handle)
+        asking = self._ask("fstat", lambda remote: remote.fstat(_on(handle)), handle)
+        return self._with_names(asking)
+
+    def _with_names(self, asking: Reply[Attributes]) -> Reply[Attributes]:
+        return asking if self.names is None else self.names.completed(asking, lambda it: (it,))
+
+    def owner_names(self, users: Sequence[int], groups: Sequence[int]) -> Reply[OwnerNames]:
+        return self._ask("owner_names", lambda remote: remote.owner_names(users, groups))
 
     def statvfs(self, path: bytes) -> Reply[FilesystemStatistics]:
         return self._ask("statvfs", lambda remote: remote.statvfs(path))
@@ -267,7 +279,8 @@ class Server(Calls):
         """`StaleHandleError` when the directory was opened on an earlier session."""
         if self._remote is None:
             return Reply.failed(StaleHandleError())
-        return self._ask("readdir", lambda remote: remote.readdir(handle))
+        reading = self._ask("readdir", lambda remote: remote.readdir(handle))
+        return reading if self.names is None else self.names.completed(reading, _attributes)
 
     def closedir(self, handle: RemoteHandle) -> Reply[None]:
         if self._remote is None:
@@ -416,6 +429,10 @@ class Server(Calls):
             answered=answered,
             ahead=ahead,
         )
+
+
+def _attributes(entries: list[DirectoryEntry] | None) -> list[Attributes]:
+    return [entry.attributes for entry in entries or ()]
 
 
 def _on(handle: OpenFileHandle) -> RemoteHandle:

@@ -19,7 +19,7 @@ import trio
 
 from pysshfs.errors import RemoteStatusError, UnsupportedError
 from pysshfs.reply import unless_interrupted
-from pysshfs.vfs import diagnose, idmap
+from pysshfs.vfs import diagnose
 from pysshfs.vfs.ahead import Ahead, takes_nothing
 from pysshfs.vfs.call import OpenFileHandle
 from pysshfs.vfs.expected import KNOWN_SECONDS, NOTHING, Expected
@@ -27,7 +27,7 @@ from pysshfs.vfs.expected import KNOWN_SECONDS, NOTHING, Expected
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pysshfs.remotefs import AttributeChange
+    from pysshfs.remotefs import AttributeChange, Attributes
     from pysshfs.reply import Reply
     from pysshfs.vfs.inodes import Inode
     from pysshfs.vfs.openfile import OpenFile
@@ -53,9 +53,11 @@ class SetAttr:
     def at_hand(self, inode: Inode, change: AttributeChange, file: OpenFile | None) -> Told | None:
         """`setattr`, but of a size, where nothing is to be waited for; else None, and nothing is
         done."""
-        change = self._in_servers_terms(change)
+        if not self._is_translated_at_hand(inode, change):
+            return None
+        change = self._of_servers_owners(change)
         cached = self._seen_lately(inode)
-        if cached is not None and change != NOTHING and self._is_so(cached, change):
+        if cached is not None and self._is_so(cached, change):
             return Told(cached)
         own, expected = self._own_file(inode, file), inode.expected
         if own is None or expected is None:
@@ -76,9 +78,11 @@ class SetAttr:
         self, inode: Inode, change: AttributeChange, file: OpenFile | None = None
     ) -> Told:
         """Change what is given; of the pairs (owner, times) one half may be missing."""
-        change = self._in_servers_terms(change)
+        change = await self._in_servers_terms(inode, change)
+        if change == NOTHING:
+            return Told(await self._tree.attributes(inode))
         cached = self._seen_lately(inode)
-        if cached is not None and change != NOTHING and self._is_so(cached, change):
+        if cached is not None and self._is_so(cached, change):
             return Told(cached)
         own = self._own_file(inode, file)
         if own is not None and inode.expected is not None:
@@ -101,13 +105,46 @@ class SetAttr:
         target = inode.path() if file is None else file.handle
         return Told(await self._change(inode, target, change))
 
-    def _in_servers_terms(self, change: AttributeChange) -> AttributeChange:
-        config = self._tree.config
-        if change.uid is not None:
-            change = change._replace(uid=idmap.uid_to_remote(config, change.uid))
-        if change.gid is not None:
-            change = change._replace(gid=idmap.gid_to_remote(config, change.gid))
+    # --- between the server's view and this machine's ------------------------------------------
+
+    async def _in_servers_terms(self, inode: Inode, change: AttributeChange) -> AttributeChange:
+        """Bits of a mode that a mask hides stay as the server has them: who reads a mode and sets
+        it again must not take them away."""
+        owners, names = self._tree.owners, self._tree.server.names
+        if owners.is_plain:
+            return change
+        if names is not None and not (change.uid is None and change.gid is None):
+            await names.look_for(change)
+        change = self._of_servers_owners(change)
+        hidden = owners.mask(inode.kind or 0)
+        if change.mode is not None and hidden:
+            expected = inode.expected
+            now = await self._now(inode) if expected is None else expected.attributes
+            mode = change.mode & ~hidden | (now.mode or 0) & hidden
+            change = change._replace(mode=mode)
         return change
+
+    def _of_servers_owners(self, change: AttributeChange) -> AttributeChange:
+        """Raises `UnmappedOwnerError`."""
+        if self._tree.owners.is_plain or (change.uid is None and change.gid is None):
+            return change
+        return self._tree.owners.change_to_remote(change)
+
+    def _is_translated_at_hand(self, inode: Inode, change: AttributeChange) -> bool:
+        owners = self._tree.owners
+        if owners.is_plain:
+            return True
+        if change.mode is not None and owners.mask(inode.kind or 0):
+            return False
+        return owners.can_send(change)
+
+    async def _now(self, inode: Inode) -> Attributes:
+        """What the server has."""
+        if inode.open_files:
+            return await self._tree.server.fstat(inode.open_files[0].handle)
+        return await self._tree.server.lstat(inode.path())
+
+    # --- what need not be sent ----------------------------------------------------------------
 
     def _seen_lately(self, inode: Inode) -> FileAttributes | None:
         """What the server said a moment ago, nothing having been changed here since."""
@@ -121,20 +158,14 @@ class SetAttr:
     def _is_so(self, now: FileAttributes, change: AttributeChange) -> bool:
         """Whether this sets nothing but an owner and a mode that are so already. What is shown
         under another name than the server's does not tell."""
-        config = self._tree.config
-        if (change.size, change.atime, change.mtime) != (None, None, None):
+        if change == NOTHING or (change.size, change.atime, change.mtime) != (None, None, None):
             return False
-        if change.mode is not None and (config.file_mask or config.directory_mask):
+        owners = self._tree.owners
+        if change.mode is not None and (
+            change.mode != now.mode & 0o7777 or owners.mask(now.mode)
+        ):
             return False
-        if change.uid is not None and config.uid is not None:
-            return False
-        if change.gid is not None and config.gid is not None:
-            return False
-        return (
-            change.uid in (None, idmap.uid_to_remote(config, now.uid))
-            and change.gid in (None, idmap.gid_to_remote(config, now.gid))
-            and change.mode in (None, now.mode & 0o7777)
-        )
+        return owners.shows(now, change.uid, change.gid)
 
     def _discard_read_ahead(self, inode: Inode) -> None:
         for reading in inode.open_files:
@@ -278,10 +309,7 @@ class SetAttr:
             known = self._known_access_time(inode)
             if known is not None:
                 return change._replace(atime=known)
-        if inode.open_files:
-            now = await self._tree.server.fstat(inode.open_files[0].handle)
-        else:
-            now = await self._tree.server.lstat(inode.path())
+        now = await self._now(inode)
         if half_owner:
             uid = change.uid if change.uid is not None else now.uid
             gid = change.gid if change.gid is not None else now.gid

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from pysshfs.errors import FilesystemError, RemoteStatusError
-from pysshfs.vfs import idmap
 from pysshfs.vfs.budget import Budget
 from pysshfs.vfs.cache import MetadataCache
+from pysshfs.vfs.idmap import Owners
 from pysshfs.vfs.inodes import InodeTable
 from pysshfs.vfs.kernelcache import Entry, KernelCache, NoKernel
 from pysshfs.vfs.moves import Moves
+from pysshfs.vfs.ownernames import NamesAsked
 from pysshfs.vfs.prefetch import FilesAhead
 from pysshfs.vfs.promises import Promises
 from pysshfs.vfs.readahead import FileReader
@@ -64,6 +65,12 @@ class Tree:
     def __init__(self, server: Server, config: VfsConfig, clock: Callable[[], float]) -> None:
         self.server = server
         self.config = config
+        self.owners = Owners(config)
+        if config.local_names is not None:
+            assert self.owners.users is not None and self.owners.groups is not None
+            server.names = NamesAsked(
+                server.owner_names, self.owners.users, self.owners.groups, config.local_names
+            )
         self.inodes = InodeTable()
         self.budget = Budget(config)
         self.read_budget = self.budget.read_ahead
@@ -115,7 +122,7 @@ class Tree:
 
     def in_local_terms(self, inode: Inode, expected: Expected) -> FileAttributes:
         attributes = expected.attributes._replace(size=inode.known_size)
-        return idmap.to_local(self.config, checked_attributes(attributes))
+        return self.owners.to_local(checked_attributes(attributes))
 
     def foretold(self, inode: Inode) -> FileAttributes | None:
         """What the file will be when all that was sent is carried out, if that is certain."""
@@ -254,7 +261,7 @@ class Tree:
         Raises ESTALE when it is of another type: that is another file, hence another inode, and
         this one has lost its name.
         """
-        known = idmap.to_local(self.config, checked_attributes(attributes))
+        known = self.owners.to_local(checked_attributes(attributes))
         kind = stat.S_IFMT(known.mode)
         if inode.kind not in (None, kind):
             if inode.parent is not None:
@@ -271,7 +278,7 @@ class Tree:
     ) -> tuple[Inode, FileAttributes]:
         """`remember` for what was found under a name, as the inode that is known there or, when
         that was of another type, as a new one. Leaves none behind when the attributes are bad."""
-        kind = stat.S_IFMT(checked_attributes(attributes).mode)
+        kind = stat.S_IFMT(self.owners.to_local(checked_attributes(attributes)).mode)
         known = self.inodes.child(parent, name)
         if known is not None and known.kind not in (None, kind):
             self.vanish(parent, name)

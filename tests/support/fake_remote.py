@@ -47,13 +47,14 @@ from pysshfs.remotefs import (
     DirectoryEntry,
     FilesystemStatistics,
     OpenMode,
+    OwnerNames,
     RemoteHandle,
 )
 from pysshfs.reply import Reply
 from tests.support.memory_tree import MemoryTree, Node, fail
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
 T = TypeVar("T")
 
@@ -79,6 +80,7 @@ OPENSSH: Final = Capabilities(
     lsetstat=True,
     statvfs=True,
     copy_data=True,
+    owner_names=True,
 )
 COPIED_AT_ONCE: Final = 64 * 1024
 ROOMY: Final = FilesystemStatistics(4096, 4096, 1000, 500, 500, 1000, 500, 500, 255)
@@ -119,6 +121,8 @@ class FakeRemote:
         self.room = 1 << 62  # the longest that a copy makes a file
         self.batch = 100  # the most names that a READDIR gives
         self.statistics = ROOMY
+        self.users: dict[int, bytes] = {}  # what the server calls them
+        self.groups: dict[int, bytes] = {}
         self.strange_entries: list[DirectoryEntry] = []  # put into every listing, unchecked
         self.overridden: dict[bytes, Attributes] = {}  # what lstat says of a path, whatever is true
         self.calls: list[tuple[str, ...]] = []
@@ -416,6 +420,19 @@ class FakeRemote:
             node.atime, node.mtime = change.atime, change.mtime
         if change.uid is not None and change.gid is not None:
             node.uid, node.gid = change.uid, change.gid
+
+    def owner_names(self, users: Sequence[int], groups: Sequence[int]) -> Reply[OwnerNames]:
+        if not self.capabilities.owner_names:
+            return Reply.failed(UnsupportedError("no owner_names"))
+        return self._request(
+            lambda: OwnerNames(
+                [self.users.get(each, b"") for each in users],
+                [self.groups.get(each, b"") for each in groups],
+            ),
+            "owner_names",
+            ",".join(map(str, sorted(users))),
+            ",".join(map(str, sorted(groups))),
+        )
 
     def statvfs(self, path: bytes) -> Reply[FilesystemStatistics]:
         if not self.capabilities.statvfs:

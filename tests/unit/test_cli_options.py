@@ -127,7 +127,7 @@ def test_lookup() -> None:
     assert option_named("cache_timeout").name == "dcache_timeout"
     assert option_named("x-systemd.automount").destination is Destination.DROPPED
     assert find_option("no_readahead") == (option_named("readahead"), "0")
-    assert option_named("uidfile").destination is Destination.REFUSED
+    assert option_named("delay_connect").destination is Destination.REFUSED
     for unknown in ("", "RO", "Dcache_timeout", "foreground", "x"):
         assert find_option(unknown) is None
 
@@ -187,7 +187,7 @@ def test_help_tells_what_the_words_for_a_silent_server_stand_for() -> None:
 def test_allowed_text() -> None:
     assert allowed_text(option_named("max_background")) == "a whole number from 1 to 65535"
     assert allowed_text(option_named("umask")) == "an octal mode from 0 to 777"
-    assert allowed_text(option_named("idmap")) == "one of none, user"
+    assert allowed_text(option_named("idmap")) == "one of none, user, file, name"
     assert "from 64k to 4G" in allowed_text(option_named("max_write_buffer"))
 
 

@@ -183,6 +183,10 @@ class TestOurValues:
         assert (settings.umask, settings.dmask, settings.fmask) == (0o22, 7, None)
         assert (settings.idmap, settings.log_file) == ("user", "/a b")
         assert (settings.fsname, settings.subtype) == ("x", "y")
+        settings = mount("idmap=file,uidfile=/u,nomap=ignore").settings
+        assert (settings.idmap, settings.uidfile, settings.gidfile) == ("file", "/u", None)
+        assert settings.nomap == "ignore"
+        assert mount("gidfile=/g,idmap=file").settings.nomap == "error"
 
     @pytest.mark.parametrize(
         ("option", "message"),
@@ -207,7 +211,9 @@ class TestOurValues:
             ("readahead=2G", "from 0 to 1G"),
             ("umask=8", "'8' is not an octal mode from 0 to 777"),
             ("umask=1000", "from 0 to 777"),
-            ("idmap=file", "one of none, user"),
+            ("idmap=all", "one of none, user, file, name"),
+            ("idmap=file", "'idmap=file' needs a file: 'uidfile', 'gidfile' or both"),
+            ("idmap=file,nomap=maybe", "one of error, ignore"),
             ("log_level=loud", "one of error, warning, info, debug"),
             ("dir_cache=maybe", "'maybe' is not 'yes' or 'no'"),
             ("dir_cache", "'dir_cache' needs a value: 'yes' or 'no'"),

@@ -17,7 +17,7 @@ from pysshfs.remote.client import (
     capabilities,
 )
 from pysshfs.remote.session import SftpSession
-from pysshfs.remotefs import AttributeChange, OpenMode, RemoteHandle
+from pysshfs.remotefs import AttributeChange, OpenMode, OwnerNames, RemoteHandle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +33,7 @@ ALL = {
     b"fsync@openssh.com": b"1",
     b"lsetstat@openssh.com": b"1",
     b"statvfs@openssh.com": b"2",
+    b"users-groups-by-id@openssh.com": b"1",
 }
 GENERATION = 3
 HANDLE = RemoteHandle(b"h1", GENERATION)
@@ -154,6 +155,18 @@ def test_symlinks_have_their_arguments_as_this_server_takes_them(draft: bool) ->
     assert server.last() == (wire.FXP_SYMLINK, b"".join(arguments))
 
 
+def test_names_are_asked_for_by_number() -> None:
+    """OpenSSH's PROTOCOL, section 4.12: each list is one string."""
+    server = Server()
+    reply = server.remote.owner_names([1, 4294967294], [7])
+    name = wire.string(b"users-groups-by-id@openssh.com")
+    users = wire.string(wire.u32(1) + wire.u32(4294967294))
+    assert server.last() == (wire.FXP_EXTENDED, name + users + wire.string(wire.u32(7)))
+    told = wire.string(wire.string(b"") + wire.string(b"ann"))
+    server.say(wire.FXP_EXTENDED_REPLY, told + wire.string(wire.string(b"staff")))
+    assert reply.result() == OwnerNames([b"", b"ann"], [b"staff"])
+
+
 def test_what_the_server_does_not_offer_is_not_sent() -> None:
     server = Server(extensions={})
     remote = server.remote
@@ -165,6 +178,7 @@ def test_what_the_server_does_not_offer_is_not_sent() -> None:
     ]
     assert all(isinstance(reply.error, UnsupportedError) for reply in replies)
     assert isinstance(remote.statvfs(b"").error, UnsupportedError)
+    assert isinstance(remote.owner_names([0], []).error, UnsupportedError)
     assert server.sent == []
 
 

@@ -452,18 +452,6 @@ async def test_half_a_pair_is_completed_from_the_server_not_from_the_cache() -> 
         assert (node.atime, node.mtime) == (99, 5)
 
 
-async def test_owners_are_mapped_both_ways() -> None:
-    config = VfsConfig(user_map=(1000, 500), group_map=(1000, 50))
-    async with mounted(populated(), config=config) as mount:
-        seen = (await mount.entry(b"file")).attributes
-        assert (seen.uid, seen.gid) == (500, 50)
-        node = mount.tree.find(b"file")
-        node.uid = 1
-        await trio.sleep(3)  # what was said lately is believed
-        await mount.setattr(b"file", AttributeChange(uid=500, gid=50))
-        assert (node.uid, node.gid) == (1000, 1000)
-
-
 async def test_a_symlink_is_changed_itself() -> None:
     async with mounted(populated()) as mount:
         await mount.setattr(b"link", AttributeChange(atime=1, mtime=2))

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from pysshfs.errors import ProtocolError
 from pysshfs.remote import wire
-from pysshfs.remotefs import AttributeChange, Attributes, DirectoryEntry, FilesystemStatistics
+from pysshfs.remotefs import (
+    AttributeChange,
+    Attributes,
+    DirectoryEntry,
+    FilesystemStatistics,
+    OwnerNames,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -172,6 +178,10 @@ REPLIES: dict[str, tuple[Callable[[wire.Reader], object], bytes]] = {
     "entries": (wire.parse_entries, wire.u32(2) + ENTRY + ENTRY),
     "single name": (wire.parse_single_name, wire.u32(1) + wire.string(b"target")),
     "statvfs": (wire.parse_statvfs, bytes(88)),
+    "owner names": (
+        lambda reader: wire.parse_owner_names(reader, 2, 1),
+        wire.string(wire.string(b"ann") + wire.string(b"")) + wire.string(wire.string(b"staff")),
+    ),
     "extensions": (lambda reader: list(wire.parse_extensions(reader, 9)), PAIR + PAIR),
 }
 # Where a shorter reply is a whole one, too.
@@ -189,6 +199,14 @@ def test_a_reply_cut_at_any_byte_is_a_protocol_error(reply: str) -> None:
         for source in (body[:length], memoryview(body)[:length]):
             with pytest.raises(ProtocolError):
                 parse(wire.Reader(source))
+
+
+@pytest.mark.parametrize(("users", "groups"), [(1, 1), (3, 1), (2, 0), (2, 2), (0, 0)])
+def test_other_names_than_were_asked_for_are_refused(users: int, groups: int) -> None:
+    parse, body = REPLIES["owner names"]
+    assert parse(wire.Reader(body)) == OwnerNames([b"ann", b""], [b"staff"])
+    with pytest.raises(ProtocolError):
+        wire.parse_owner_names(wire.Reader(body), users, groups)
 
 
 @pytest.mark.parametrize("reply", REPLIES)
