@@ -275,7 +275,7 @@ def test_set_user_id_bits_and_devices_are_ignored_by_default(
     program = remote / "whoami"
     program.write_bytes(Path("/usr/bin/id").read_bytes())
     program.chmod(0o4755)
-    work.mounted(server.source(remote), *server.options(), "allow_other")
+    work.mounted(server.source(remote), *server.options(), "allow_other,default_permissions")
     entry = work.entry()
     assert entry is not None
     assert {"nosuid", "nodev", "rw"} <= set(entry.options.split(","))

@@ -436,7 +436,8 @@ def test_another_users_mount_is_not_to_be_touched(
     work: Workspace, server: Sshd, remote: Path
 ) -> None:
     work.directory.chmod(0o755)
-    daemon = work.mounted(server.source(remote), *server.options(), "allow_other")
+    options = [*server.options(), "allow_other,default_permissions"]
+    daemon = work.mounted(server.source(remote), *options)
     shown = work.ctl("status", str(work.mountpoint), prefix=as_ordinary_user())
     assert shown.returncode == 0 and "another user's mount" in shown.stdout
     assert f"pid {daemon}" not in shown.stdout
