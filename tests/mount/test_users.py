@@ -22,6 +22,7 @@ from tests.support.commands import (
     as_ordinary_user,
     fuse_for_everybody,
     refused,
+    user_allow_other,
 )
 from tests.support.sshd import SFTP_SERVER, Sshd
 
@@ -96,25 +97,10 @@ def owner(users: Users, server: Sshd) -> Iterator[list[str]]:
             shutil.rmtree(sockets)
 
 
-@contextlib.contextmanager
-def user_allow_other() -> Iterator[None]:
-    """The line in /etc/fuse.conf. Not for longer than a mount takes: it holds for everybody."""
-    config = Path("/etc/fuse.conf")
-    before = config.read_text() if config.exists() else None
-    config.write_text((before or "") + "\nuser_allow_other\n")
-    try:
-        yield
-    finally:
-        if before is None:
-            config.unlink()
-        else:
-            config.write_text(before)
-
-
 def by_ordinary_user(users: Users, owner: Sequence[str], *options: str) -> None:
     port, _, known_hosts = users.server.options()
     argv = users.work.argv(users.server.source(users.remote), port, known_hosts, *options)
-    with user_allow_other():
+    with user_allow_other(allowed=True):
         result = users.work.run([*owner, *argv], check=True)
     assert result.stderr == ""
     users.work.daemon()
@@ -136,7 +122,7 @@ def test_by_default_nobody_but_the_owner_may_enter(users: Users, owner: list[str
     for uid in (0, OTHER):
         for argv in everything:
             assert not users.may(uid, *argv), (uid, argv)
-    assert not users.may(OTHER, "sh", "-c", f"cd {users.there()}")
+    assert not users.may(OTHER, "env", f"--chdir={users.there()}", "true")
     assert not users.may(OTHER, "touch", users.there("new"))
     # The same user in another group is not the owner, either: the kernel compares both.
     assert not users.may(ORDINARY, "ls", users.there(), gid=OTHER)
@@ -163,11 +149,10 @@ def test_allow_other_and_allow_root_exclude_each_other(users: Users) -> None:
 def test_a_user_needs_the_systems_leave_to_let_others_in(
     users: Users, owner: list[str], option: str
 ) -> None:
-    config = Path("/etc/fuse.conf")
-    assert not config.exists() or "\nuser_allow_other" not in config.read_text()
     port, _, known_hosts = users.server.options()
     argv = users.work.argv(users.server.source("/"), port, known_hosts, option)
-    result = users.work.run([*owner, *argv])
+    with user_allow_other(allowed=False):
+        result = users.work.run([*owner, *argv])
     assert "user_allow_other" in result.stderr and "/etc/fuse.conf" in result.stderr
     assert result.returncode == ExitCode.USAGE
     assert users.work.entry() is None
@@ -410,12 +395,13 @@ def test_names_cost_one_question_in_a_walk(users: Users) -> None:
     asked = []
     for option in ("idmap=none", "idmap=name"):
         users.mounted(option)
-        before = users.work.status()["requests_sent"]
+        before = users.work.status()["sftp_requests"]
         shown = users.work.run(["ls", "-lnR", users.there()], check=True).stdout
         assert shown.count(" 2 2 ") == 60
-        asked.append(users.work.status()["requests_sent"] - before)
+        asked.append(users.work.status()["sftp_requests"] - before)
         users.work.unmount()
-    assert asked[1] <= asked[0] + 3, asked
+    # One for each directory would be 20 more, one for each file 60.
+    assert asked[0] < asked[1] <= asked[0] + 8, asked
 
 
 def test_a_mount_over_the_user_database_does_not_wait_for_itself(users: Users) -> None:

@@ -9,6 +9,7 @@ mountpoint.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pty
 import select
@@ -339,3 +340,23 @@ def fuse_for_everybody() -> Iterator[None]:
         yield
     finally:
         device.chmod(before)
+
+
+@contextlib.contextmanager
+def user_allow_other(*, allowed: bool) -> Iterator[None]:
+    """Whether the system lets its users let others in (fuse.conf(5)). To be held no longer than a
+    mount takes: it holds for everybody. Of several who want it one has it at a time."""
+    path = Path("/etc/fuse.conf")
+    was_there = path.exists()
+    with path.open("a+") as config:
+        fcntl.flock(config, fcntl.LOCK_EX)
+        config.seek(0)
+        before = config.read()
+        lines = [line for line in before.splitlines() if line.strip() != "user_allow_other"]
+        try:
+            path.write_text("\n".join([*lines, *["user_allow_other"] * allowed, ""]))
+            yield
+        finally:
+            path.write_text(before)
+            if not was_there:
+                path.unlink()
