@@ -12,7 +12,12 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pysshfs.errors import FX_FAILURE, FilesystemError, RemoteStatusError
+from pysshfs.errors import (
+    FX_FAILURE,
+    ConnectionLostError,
+    FilesystemError,
+    RemoteStatusError,
+)
 from pysshfs.remotefs import AttributeChange
 from pysshfs.vfs import ownernames
 from pysshfs.vfs.config import LocalNames, VfsConfig
@@ -237,6 +242,23 @@ async def test_names_survive_a_lost_connection() -> None:
         assert owners(looking.result().attributes) == (500, 50)
 
 
+async def test_names_that_could_not_be_asked_for_are_asked_for_again() -> None:
+    async with (
+        mounted(files((1000, 1000)), config=BY_NAME, latency=1.0) as mount,
+        trio.open_nursery() as nursery,
+    ):
+        named(mount)
+        looking = start(nursery, mount.entry, b"f0")
+        await trio.sleep(1.5)
+        mount.remote.drop_connection()
+        mount.fs.server.given_up(ConnectionLostError("no hope"))
+        await settle()
+        with pytest.raises(ConnectionLostError):
+            looking.result()
+        await mount.reconnect()
+        assert owners((await mount.entry(b"f0")).attributes) == (500, 50)
+
+
 async def test_who_is_interrupted_while_names_are_asked_for_takes_nothing_along() -> None:
     async with (
         mounted(files((1000, 1000)), config=BY_NAME, latency=1.0) as mount,
@@ -401,3 +423,23 @@ async def test_a_mask_and_a_file_that_was_made_here() -> None:
         await mount.fs.flush_all()
         assert stat.S_IMODE((await mount.entry(b"new")).attributes.mode) == 0o444
         assert stat.S_IMODE(mount.tree.find(b"new").mode) == 0o466
+
+
+async def test_what_is_opened_ahead_has_its_owner_too() -> None:
+    """Also when that has changed since the listing, to one who was not seen yet."""
+    tree = MemoryTree()
+    for number in range(30):
+        tree.write_file(b"f%02d" % number, b"content")
+    async with mounted(tree, config=BY_NAME, latency=1.0) as mount:
+        named(mount)
+        names = await mount.names()
+        for number in range(20, 30):
+            tree.find(b"f%02d" % number).uid = 1001
+        for name in names:
+            fh = await mount.open(name)
+            assert await mount.fs.read(fh, 0, 100) == b"content"
+            expected = 501 if int(name[1:]) >= 20 else 500
+            entry = await mount.fs.getattr(await mount.number(name))
+            assert owners(entry.attributes) == (expected, 50), name
+            await mount.close(fh)
+        assert mount.fs.tree.files_ahead.used > 10
