@@ -347,9 +347,7 @@ async def _names(remote: RemoteFS) -> LocalNames:
     return await trio.to_thread.run_sync(idfiles.local_names, abandon_on_cancel=True)
 
 
-async def _vfs_config(
-    plan: _Plan, connection: ServerConnection, remote: RemoteFS
-) -> VfsConfig:
+async def _vfs_config(plan: _Plan, connection: ServerConnection, remote: RemoteFS) -> VfsConfig:
     from pysshfs.vfs.config import VfsConfig
     from pysshfs.vfs.idmap import IdTable, Unmapped
 

@@ -161,9 +161,7 @@ class SetAttr:
         if change == NOTHING or (change.size, change.atime, change.mtime) != (None, None, None):
             return False
         owners = self._tree.owners
-        if change.mode is not None and (
-            change.mode != now.mode & 0o7777 or owners.mask(now.mode)
-        ):
+        if change.mode is not None and (change.mode != now.mode & 0o7777 or owners.mask(now.mode)):
             return False
         return owners.shows(now, change.uid, change.gid)
 
