@@ -191,7 +191,6 @@ async def _serve(
     except errors.UnmappedOwnerError as error:
         raise errors.StartupError(f"nothing could be shown of {source.text}: {error}") from None
     await filesystem.statfs()
-    _warn_of_others(plan)
     session = FuseSession(filesystem, _policy(settings, connection))
     background = settings.max_background
     congestion = settings.congestion_threshold or max(background * 3 // 4, 1)
@@ -203,6 +202,7 @@ async def _serve(
         try:
             control.open()
             log.info("%s is mounted on %s", source.text, place)
+            _warn_of_others(plan)
             plan.mounted()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(control.run)

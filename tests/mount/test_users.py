@@ -153,8 +153,7 @@ def test_a_user_needs_the_systems_leave_to_let_others_in(
     argv = users.work.argv(users.server.source("/"), port, known_hosts, option)
     with user_allow_other(allowed=False):
         result = users.work.run([*owner, *argv])
-    assert "user_allow_other" in result.stderr and "/etc/fuse.conf" in result.stderr
-    assert result.returncode == ExitCode.USAGE
+    refused(result, ExitCode.USAGE, "user_allow_other", "/etc/fuse.conf")
     assert users.work.entry() is None
 
 
@@ -354,6 +353,15 @@ def test_a_bad_file_is_one_line_and_no_mount(
     result = users.work.mount(users.server.source(users.remote), *users.server.options(), option)
     refused(result, ExitCode.USAGE, *said)
     assert users.work.entry() is None
+
+
+def test_a_file_without_effect_is_said_to_have_none(users: Users) -> None:
+    source, options = users.server.source(users.remote), users.server.options()
+    result = users.work.mount(source, *options, "uidfile=/nonexistent")
+    assert result.returncode == 0
+    users.work.daemon()
+    (line,) = result.stderr.splitlines()
+    assert "no effect without idmap=file" in line
 
 
 def test_the_file_may_lie_under_the_mount(users: Users) -> None:
