@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pysshfs.cli.control_client import ask, socket_path
 from pysshfs.cli.exitcodes import ExitCode
 from pysshfs.cli.status_text import rendered, undelivered_text
+from pysshfs.cli.usage import printable
 from pysshfs.fuse import mountinfo
 from pysshfs.fuse.mountpoint import unmount
 
@@ -76,7 +77,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _fail(message: str, code: ExitCode = ExitCode.FAILURE) -> ExitCode:
-    print(f"pysshfsctl: {message}", file=sys.stderr)
+    print(f"pysshfsctl: {printable(message)}", file=sys.stderr)
     return code
 
 
@@ -262,7 +263,7 @@ def _deliver(path: Path) -> None:
     code, words = ExitCode.FAILURE, ""
     try:
         if sys.stderr.isatty():
-            print(f"pysshfsctl: {undelivered_text(before, time.time())}", file=sys.stderr)
+            print(f"pysshfsctl: {printable(undelivered_text(before, time.time()))}", file=sys.stderr)
         answer = ask(path, "flush", _FLUSH_SECONDS)
         if answer.get("ok"):
             return

@@ -16,6 +16,7 @@ import sys
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from pysshfs.cli.exitcodes import ExitCode
+from pysshfs.cli.usage import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,8 +67,7 @@ class Reporter:
 
 def complain(message: str) -> None:
     """One line, whatever a file name or a server's words in it hold."""
-    line = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message)
-    print(f"pysshfs: {line}", file=sys.stderr, flush=True)
+    print(f"pysshfs: {printable(message)}", file=sys.stderr, flush=True)
 
 
 def run_in_background(run: Callable[[Reporter], Report], mountpoint: str) -> ExitCode:

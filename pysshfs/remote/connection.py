@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from pysshfs.remote.bridge import Bridge
     from pysshfs.remote.hostkeys import Prompter
     from pysshfs.remote.network import Change
+    from pysshfs.remote.route import Outside
     from pysshfs.remote.session import SftpSession
     from pysshfs.remote.sshconfig import SshConfiguration
     from pysshfs.remotefs import Recovering
@@ -167,6 +168,11 @@ class ServerConnection:
             return trio.current_time() - self._down_at
         silent = max(session.silence() for session in self.sessions)
         return silent if silent > max(_SILENCE_SECONDS, 4 * self.round_trip) else 0.0
+
+    @property
+    def outside(self) -> Outside:
+        """What a reconnect uses beyond what is in memory."""
+        return self._route.outside
 
     def may_be_here(self) -> bool:
         """Whether the server may be this very machine."""
