@@ -100,18 +100,19 @@ def _absolute(place: str) -> bytes:
     return found
 
 
-def _owner(entry: MountEntry) -> int:
-    for option in entry.super_options.split(","):
-        if option.startswith("user_id="):
-            return int(option.removeprefix("user_id="))
-    return 0
+def _socket(entry: MountEntry) -> Path:
+    """Where its daemon listens: in the directory of the mount's owner, or in ours if that is where
+    there is one: whoever mounted and handed the mount down may be another user."""
+    path = socket_path(entry.minor, mountinfo.owner(entry))
+    ours = socket_path(entry.minor, os.geteuid())
+    return ours if ours != path and ours.exists() else path
 
 
 def _is_ours(entry: MountEntry) -> bool:
     """By its type, or, when -o subtype= gave it another, by the socket of its daemon."""
     if mountinfo.is_pysshfs(entry):
         return True
-    return entry.fstype.startswith("fuse") and socket_path(entry.minor, _owner(entry)).exists()
+    return entry.fstype.startswith("fuse") and _socket(entry).exists()
 
 
 def _mount_of(place: str) -> MountEntry | None:
@@ -125,7 +126,7 @@ def _mount_of(place: str) -> MountEntry | None:
 def _status(place: str | None, as_json: bool) -> ExitCode:
     if place is None:
         mine = os.geteuid()
-        entries = [e for e in mountinfo.mounts() if _is_ours(e) and mine in (0, _owner(e))]
+        entries = [e for e in mountinfo.mounts() if _is_ours(e) and mine in (0, mountinfo.owner(e))]
     else:
         entry = _mount_of(place)
         if entry is None:
@@ -168,7 +169,7 @@ def _known(entry: MountEntry) -> dict[str, Any]:
 
 def _ask_daemon(entry: MountEntry, state: dict[str, Any]) -> None:
     try:
-        state |= ask(socket_path(entry.minor, _owner(entry)), "status", _ANSWER_SECONDS)
+        state |= ask(_socket(entry), "status", _ANSWER_SECONDS)
         state["answers"] = True
     except (OSError, ValueError) as error:
         state["answers"] = False
@@ -191,7 +192,7 @@ def _command(command: str, place: str) -> ExitCode:
     if entry is None:
         return _fail(f"{place}: no pysshfs mount", ExitCode.MOUNTPOINT)
     try:
-        return _COMMANDS[command](place, entry, socket_path(entry.minor, _owner(entry)))
+        return _COMMANDS[command](place, entry, _socket(entry))
     except _NotDeliveredError as error:
         return _fail(f"{place}: {error}", error.code)
 
@@ -263,7 +264,9 @@ def _deliver(path: Path) -> None:
     code, words = ExitCode.FAILURE, ""
     try:
         if sys.stderr.isatty():
-            print(f"pysshfsctl: {printable(undelivered_text(before, time.time()))}", file=sys.stderr)
+            print(
+                f"pysshfsctl: {printable(undelivered_text(before, time.time()))}", file=sys.stderr
+            )
         answer = ask(path, "flush", _FLUSH_SECONDS)
         if answer.get("ok"):
             return

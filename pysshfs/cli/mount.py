@@ -11,13 +11,14 @@ import contextlib
 import logging
 import os
 import signal
+import stat
 import sys
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
 from pysshfs import errors
-from pysshfs.cli import logs
+from pysshfs.cli import logs, privileges
 from pysshfs.cli.daemon import Report
 from pysshfs.cli.exitcodes import ExitCode
 from pysshfs.cli.prompts import PromptInterruptedError, Terminal
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pysshfs.cli.daemon import Reporter
     from pysshfs.cli.options import Settings
     from pysshfs.cli.parser import Invocation
+    from pysshfs.fuse.mountpoint import Place
     from pysshfs.fuse.requests import Policy
     from pysshfs.remote.bridge import Bridge
     from pysshfs.remote.connection import ServerConnection
@@ -58,12 +60,12 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 def run(invocation: Invocation, options: Sequence[str], reporter: Reporter) -> Report:
     """Serve the mount until it ends. Reports success through `reporter` once it is mounted."""
     settings = invocation.settings
+    privileges.keep_secrets()
     level = logs.level_of(settings.log_level)
     logs.to_stderr(level)
     try:
         from pysshfs.fuse import mountpoint
 
-        mountpoint.check_fuse()
         place = mountpoint.prepare(invocation.mountpoint)
         later = _later_log(settings, reporter)
         password = [_password_from_stdin()] if settings.password_stdin else []
@@ -123,7 +125,7 @@ class _Plan(NamedTuple):
     """What was settled before the loop started."""
 
     invocation: Invocation
-    place: str  # where to mount: absolute
+    place: Place
     options: list[str]  # the kernel's
     password: list[str]  # the one given, if any; taken out by whoever needs it
     mounted: Callable[[], None]  # to be called once, when the mount is made
@@ -159,8 +161,10 @@ async def _mount_and_serve(plan: _Plan) -> ExitCode:
         remote = await connection.connect()
         try:
             store = UndeliveredStore.open(settings.undelivered_quota, source.text)
-            filesystem = Filesystem(remote, await _vfs_config(settings, connection), store=store)
+            config = await _vfs_config(settings, connection, plan.place)
+            filesystem = Filesystem(remote, config, store=store)
             filesystem.server.on_demand = connection.wanted
+            bridge.end_threads()
             code = await _serve(plan, connection, filesystem, store)
         finally:
             with trio.CancelScope(shield=True):
@@ -183,17 +187,18 @@ async def _serve(
     # The first question after the mount has its answer, and so have those that must not hang.
     await filesystem.getattr(ROOT_NUMBER)
     await filesystem.statfs()
-    session = FuseSession(filesystem, _policy(settings, connection))
+    session = FuseSession(filesystem, _policy(settings, connection, place))
     background = settings.max_background
     congestion = settings.congestion_threshold or max(background * 3 // 4, 1)
-    control = ControlServer(source.text, place, session, filesystem, connection, store.saved)
+    control = ControlServer(source.text, place.path, session, filesystem, connection, store.saved)
     end = _End(connection, filesystem)
     # From before the mount on: a signal must not leave it behind, dead.
     with trio.open_signal_receiver(*_SIGNALS) as numbers:
         session.mount(place, _mount_options(plan), background, congestion)
         try:
             control.open()
-            log.info("%s is mounted on %s", source.text, place)
+            privileges.give_up(_needs(connection, place))
+            log.info("%s is mounted on %s", source.text, place.path)
             plan.mounted()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(control.run)
@@ -209,10 +214,26 @@ async def _serve(
             control.close()
             # An aborted mount stays in place, dead, until it is unmounted: programs that go on
             # must not find themselves in the directory below.
-            session.close(unmount=end.code is not ExitCode.ABORTED)
+            is_gone = session.close(unmount=end.code is not ExitCode.ABORTED)
     if end.code is ExitCode.ABORTED:
-        log.warning("the connection of %s was aborted", place)
+        log.warning("the connection of %s was aborted", place.path)
+    elif not is_gone:
+        log.warning("%s stays mounted, without a daemon: %s", place.path, _who_unmounts(place))
     return end.code
+
+
+def _who_unmounts(place: Place) -> str:
+    if place.device is not None:
+        return "whoever mounted it is to unmount it"
+    return f"unmounting failed (umount {place.path})"
+
+
+def _needs(connection: ServerConnection, place: Place) -> privileges.Needs:
+    """What is still to be done after the mount."""
+    outside = connection.outside
+    return privileges.Needs(
+        place.path if place.device is None else None, outside.agents, outside.starts_programs
+    )
 
 
 class _End:
@@ -290,11 +311,12 @@ def _mount_options(plan: _Plan) -> list[bytes]:
     ]
 
 
-def _policy(settings: Settings, connection: ServerConnection) -> Policy:
+def _policy(settings: Settings, connection: ServerConnection, place: Place) -> Policy:
+    from pysshfs.fuse import mountinfo
     from pysshfs.fuse.requests import Policy
 
     return Policy(
-        owner=os.getuid(),
+        owner=os.getuid() if place.entry is None else mountinfo.owner(place.entry),
         interrupt_grace=settings.interrupt_grace,
         timeout=settings.timeout,
         others_timeout=settings.others_timeout,
@@ -303,7 +325,7 @@ def _policy(settings: Settings, connection: ServerConnection) -> Policy:
     )
 
 
-async def _vfs_config(settings: Settings, connection: ServerConnection) -> VfsConfig:
+async def _vfs_config(settings: Settings, connection: ServerConnection, place: Place) -> VfsConfig:
     from pysshfs.vfs.config import VfsConfig
 
     cached = settings.dir_cache
@@ -312,6 +334,13 @@ async def _vfs_config(settings: Settings, connection: ServerConnection) -> VfsCo
         uid, gid = await connection.login_owner()
         user_map, group_map = (uid, os.getuid()), (gid, os.getgid())
     umask = settings.umask or 0
+    file_mask = umask if settings.fmask is None else settings.fmask
+    if place.obeys_set_id_bits:
+        log.warning(
+            "%s was mounted without nosuid: set-user-id and set-group-id bits of files are not"
+            " shown", place.path,
+        )  # fmt: skip
+        file_mask |= stat.S_ISUID | stat.S_ISGID
     return VfsConfig(
         stat_timeout=settings.dcache_stat_timeout if cached else 0.0,
         link_timeout=settings.dcache_link_timeout if cached else 0.0,
@@ -333,7 +362,7 @@ async def _vfs_config(settings: Settings, connection: ServerConnection) -> VfsCo
         strict_ambiguity=settings.strict_ambiguity,
         uid=settings.uid,
         gid=settings.gid,
-        file_mask=umask if settings.fmask is None else settings.fmask,
+        file_mask=file_mask,
         directory_mask=umask if settings.dmask is None else settings.dmask,
         user_map=user_map,
         group_map=group_map,

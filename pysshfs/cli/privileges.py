@@ -90,13 +90,14 @@ def give_up(needs: Needs) -> None:
 
 def _give_up(needs: Needs) -> None:
     had = capabilities()
+    sockets = [path for path in needs.sockets if os.path.exists(path)]
     is_root = os.geteuid() == 0
     keep = SYS_ADMIN if is_root and needs.unmounts is not None else 0
     if is_root and needs.starts_programs:
         keep |= KILL
     # First without them, but so that they can be had back: is everything within reach?
     _set(Capabilities(keep & had.permitted, had.permitted, had.inheritable))
-    keep |= _for_access(needs)
+    keep |= _for_access(needs.unmounts, sockets)
     if needs.starts_programs:
         # Ambient ones go when they are not permitted any more, and programs get what is ambient.
         _set(Capabilities(keep & had.permitted, (keep | had.inheritable) & had.permitted,
@@ -111,11 +112,11 @@ def _give_up(needs: Needs) -> None:
         _prctl(_SET_NO_NEW_PRIVS, 1)
 
 
-def _for_access(needs: Needs) -> int:
-    """What it takes to reach the mountpoint's name and the sockets, as the mount is to go on."""
-    if any(os.path.exists(path) and not _may(path, os.W_OK) for path in needs.sockets):
+def _for_access(mountpoint: str | None, sockets: Iterable[str]) -> int:
+    """What it takes to reach the mountpoint's name and the sockets."""
+    if not all(_may(path, os.W_OK) for path in sockets):
         return DAC_OVERRIDE
-    if needs.unmounts is not None and not _may(os.path.dirname(needs.unmounts), os.X_OK):
+    if mountpoint is not None and not _may(os.path.dirname(mountpoint), os.X_OK):
         return DAC_READ_SEARCH
     return 0
 
@@ -127,7 +128,7 @@ def _may(path: str, how: int) -> bool:
 
 def _empty_bounding_set() -> None:
     number = 0
-    while (there := _libc.prctl(_CAPBSET_READ, number, 0, 0, 0)) >= 0:
+    while (there := _libc.prctl(*map(ctypes.c_ulong, (_CAPBSET_READ, number, 0, 0, 0)))) >= 0:
         if there:
             _prctl(_CAPBSET_DROP, number)
         number += 1
