@@ -21,8 +21,14 @@ def rights(pid: int, task: int | None = None) -> Rights:
     """Those of a process's first thread, or of another of its threads."""
     status = Path(f"/proc/{pid}/task/{task or pid}/status").read_text()
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-    names = ("CapEff", "CapPrm", "CapInh", "CapAmb", "CapBnd")
-    return Rights(*(int(fields[name], 16) for name in names), fields["NoNewPrivs"] == "1")
+    return Rights(
+        effective=int(fields["CapEff"], 16),
+        permitted=int(fields["CapPrm"], 16),
+        inheritable=int(fields["CapInh"], 16),
+        ambient=int(fields["CapAmb"], 16),
+        bounding=int(fields["CapBnd"], 16),
+        no_new_privs=fields["NoNewPrivs"] == "1",
+    )
 
 
 def rights_of_all(pid: int) -> set[Rights]:
