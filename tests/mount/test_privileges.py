@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from tests.support.commands import (
     wait_ended,
     wait_until,
 )
+from tests.support.outside import agent_of_ordinary_user, proxy_command
 from tests.support.rights import Rights, rights, rights_of_all
 from tests.support.sshd import Sshd
 
@@ -166,59 +166,19 @@ def test_an_agent_of_another_user(
     work: Workspace, own_server: Sshd, remote: Path, anothers: Path
 ) -> None:
     """As after sudo -E: the agent answers on a reconnect, too."""
-    agent = anothers / "agent"
-    key = anothers / "key"
-    key.write_bytes(own_server.client_key.read_bytes())
-    os.chown(key, ORDINARY, ORDINARY)
-    key.chmod(0o600)
-    ordinary = ["setpriv", f"--reuid={ORDINARY}", f"--regid={ORDINARY}", "--clear-groups"]
-    process = subprocess.Popen(
-        [*ordinary, "ssh-agent", "-D", "-a", str(agent)], stdout=subprocess.DEVNULL
-    )
-    try:
-        wait_until("the agent", agent.exists)
-        env = {"SSH_AUTH_SOCK": str(agent)}
-        work.run([*ordinary, "ssh-add", "-q", str(key)], env=env, check=True)
+    with agent_of_ordinary_user(work, own_server, anothers / "agent") as env:
         port, _, known_hosts = own_server.options()
         work.mountpoint = work.directory / "mnt"
         daemon = work.mounted(own_server.source(remote), port, known_hosts, env=env)
         assert rights_of_all(daemon) == {only(SYS_ADMIN | DAC_OVERRIDE)}
         reconnected(work, own_server)
         assert work.listing() == ["file"]
-    finally:
-        process.kill()
-        process.wait(10)
-
-
-#: A ProxyCommand that notes its rights and then makes the connection.
-_NOTING = """
-import os, shutil, socket, sys, threading
-with open(sys.argv[1], "a") as log, open("/proc/self/status") as status:
-    words = [line.split()[1] for line in status if line.startswith(("Cap", "NoNewPrivs"))]
-    print(*words, file=log)
-connection = socket.create_connection(("127.0.0.1", int(sys.argv[2])))
-def copy(read, write):
-    while part := read(65536):
-        write(part)
-    os._exit(0)
-threading.Thread(target=copy, args=(connection.recv, lambda b: os.write(1, b))).start()
-copy(lambda n: os.read(0, n), connection.sendall)
-"""
-
-
-def noting_proxy(work: Workspace, server: Sshd) -> tuple[str, Path]:
-    """The option, and the file in which the program leaves a line each time."""
-    notes = work.home / "notes"
-    script = work.home / "proxy.py"
-    script.write_text(_NOTING)
-    words = [sys.executable, "-I", str(script), str(notes), str(server.port)]
-    return f"ProxyCommand={shlex.join(words)}".replace(",", "\\,"), notes
 
 
 def test_a_proxy_command_has_the_rights_that_it_had_at_first(
     work: Workspace, own_server: Sshd, remote: Path
 ) -> None:
-    proxy, notes = noting_proxy(work, own_server)
+    proxy, notes = proxy_command(work, own_server)
     daemon = work.mounted(own_server.source(remote), *own_server.options(), proxy)
     has = rights(daemon)
     assert rights_of_all(daemon) == {has}
@@ -263,7 +223,7 @@ def test_a_users_proxy_command_has_the_rights_that_it_had_at_first(
 ) -> None:
     own_server.directory.chmod(0o755)
     (work.ssh / "id_ed25519").write_bytes(own_server.client_key.read_bytes())
-    proxy, notes = noting_proxy(work, own_server)
+    proxy, notes = proxy_command(work, own_server)
     options = [*user_options(own_server), proxy]
     work.run([*user, *work.argv(own_server.source(remote), *options)], check=True)
     daemon = work.daemon()
