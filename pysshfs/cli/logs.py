@@ -10,9 +10,19 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import os
+import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pysshfs.cli.usage import printable
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import TypeAlias
+
+    _ExceptionInfo: TypeAlias = (
+        tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+    )
 
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 _TERMINAL_FORMAT = "pysshfs: %(message)s"
@@ -26,6 +36,27 @@ class _Formatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:
         record.message = printable(record.message)
         return super().formatMessage(record)
+
+    def formatException(self, ei: _ExceptionInfo) -> str:
+        kind, error, trace = ei
+        if kind is None or error is None:
+            return ""
+        told = traceback.TracebackException(kind, error, trace, lookup_lines=False)
+        _leave_out_lines(told)
+        return "".join(told.format()).rstrip("\n")
+
+
+def _leave_out_lines(told: traceback.TracebackException) -> None:
+    """Without the text of the source: its files may lie under the mount by now."""
+    told.stack = traceback.StackSummary.from_list(
+        [
+            traceback.FrameSummary(frame.filename, frame.lineno, frame.name, line="")
+            for frame in told.stack
+        ]
+    )
+    for other in (told.__cause__, told.__context__, *(told.exceptions or ())):
+        if other is not None:
+            _leave_out_lines(other)
 
 
 def level_of(name: str) -> int:

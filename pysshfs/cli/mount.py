@@ -159,6 +159,8 @@ async def _mount_and_serve(plan: _Plan) -> ExitCode:
             settings.max_conns,
         )
         remote = await connection.connect()
+        if not settings.reconnect and settings.max_conns == 1:
+            connection.forget_passwords()
         try:
             store = UndeliveredStore.open(settings.undelivered_quota, source.text)
             config = await _vfs_config(settings, connection, plan.place)

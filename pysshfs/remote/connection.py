@@ -208,6 +208,10 @@ class ServerConnection:
         self._is_up("")
         return remote
 
+    def forget_passwords(self) -> None:
+        """There will be no other login: neither a reconnect nor a further connection."""
+        self._route.forget_passwords()
+
     def _new_link(self) -> Link:
         return Link(self._bridge, self._route, self._session_lost, self._connections)
 

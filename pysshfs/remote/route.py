@@ -275,6 +275,11 @@ class Route:
         for waypoint in self._waypoints:
             waypoint.policy.settle()
 
+    def forget_passwords(self) -> None:
+        """There will be no other login."""
+        for waypoint in self._waypoints:
+            waypoint.credentials.forget()
+
 
 def _ask_passphrase(prompter: Prompter, filename: str) -> str | None:
     return prompter.secret(f"Passphrase for the key {filename}: ")

@@ -508,12 +508,22 @@ def test_a_user_may_not_let_others_in_unless_the_system_allows_it(
         refused(result, ExitCode.USAGE, "user_allow_other")
 
 
+@pytest.mark.parametrize(
+    ("owner", "mode", "said"),
+    [
+        (0, 0o755, "no write access"),
+        (ORDINARY, 0o555, "no write access"),
+        # As /tmp is: whoever may write there may not mount over it.
+        (0, 0o1777, "not owned by user"),
+    ],
+)
 def test_a_users_mountpoint_has_to_be_the_users(
-    work: Workspace, server: Sshd, user: list[str]
+    work: Workspace, server: Sshd, user: list[str], owner: int, mode: int, said: str
 ) -> None:
-    os.chown(work.mountpoint, 0, 0)
+    os.chown(work.mountpoint, owner, owner)
+    work.mountpoint.chmod(mode)
     result = work.run([*user, *work.argv(server.source("/"), *user_options(server))])
-    refused(result, ExitCode.MOUNTPOINT, str(work.mountpoint))
+    refused(result, ExitCode.MOUNTPOINT, str(work.mountpoint), said)
     assert work.entry() is None
 
 

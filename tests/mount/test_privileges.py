@@ -233,6 +233,22 @@ def test_a_users_proxy_command_has_the_rights_that_it_had_at_first(
     assert first == second
 
 
+@pytest.mark.parametrize(("who", "number"), [("root", 0), ("user", ORDINARY)])
+def test_the_mount_helper_fills_in_whose_mount_it_is(
+    work: Workspace, server: Sshd, remote: Path, user: list[str], who: str, number: int
+) -> None:
+    prefix, options = ([], server.options()) if who == "root" else (user, user_options(server))
+    work.run([*prefix, *work.argv(server.source(remote), *options)], check=True)
+    work.daemon()
+    entry = work.entry()
+    assert entry is not None
+    given = entry.super_options.split(",")
+    assert {f"user_id={number}", f"group_id={number}"} <= set(given)
+    # rootmode: what the kernel shows of the root before it has asked.
+    kind = work.run([*prefix, "stat", "-c", "%F", str(work.mountpoint)], check=True).stdout
+    assert kind == "directory\n"
+
+
 # --- what may be seen -----------------------------------------------------------------------------
 
 #: Tries to look into a process as a debugger would; prints the errno.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import linecache
 import logging
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,34 @@ def test_a_traceback_has_its_lines(root_logger: logging.Logger, tmp_path: Path) 
     close(handler)
     first, *rest = (tmp_path / "log").read_text().splitlines()
     assert first.endswith(r"a\nb") and rest[0].startswith("Traceback")
+
+
+def test_a_traceback_opens_no_file(
+    root_logger: logging.Logger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sources may lie under the mount by now."""
+    handler = logs.open_log_file(str(tmp_path / "log"))
+    logs.switch_to(handler, logging.INFO)
+    asked: list[str] = []
+
+    def update(name: str, *_: object) -> list[str]:
+        asked.append(name)
+        return []
+
+    monkeypatch.setattr(linecache, "updatecache", update)
+    linecache.clearcache()
+    try:
+        try:
+            raise ValueError("first")
+        except ValueError as error:
+            raise ExceptionGroup("several", [KeyError("second"), error]) from error
+    except ExceptionGroup:
+        logging.getLogger("pysshfs").exception("failed")
+    close(handler)
+    text = (tmp_path / "log").read_text()
+    assert asked == []
+    assert "ValueError: first" in text and "KeyError: 'second'" in text
+    assert "test_printable.py" in text and "test_a_traceback_opens_no_file" in text
 
 
 def test_every_handler_has_that_form(root_logger: logging.Logger, tmp_path: Path) -> None:
