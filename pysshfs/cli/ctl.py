@@ -101,18 +101,15 @@ def _absolute(place: str) -> bytes:
 
 
 def _socket(entry: MountEntry) -> Path:
-    """Where its daemon listens: in the directory of the mount's owner, or in ours if that is where
-    there is one: whoever mounted and handed the mount down may be another user."""
-    path = socket_path(entry.minor, mountinfo.owner(entry))
-    ours = socket_path(entry.minor, os.geteuid())
-    return ours if ours != path and ours.exists() else path
+    """Where its daemon listens."""
+    return socket_path(entry.minor, mountinfo.owner(entry))
 
 
 def _is_ours(entry: MountEntry) -> bool:
     """By its type, or, when -o subtype= gave it another, by the socket of its daemon."""
     if mountinfo.is_pysshfs(entry):
         return True
-    return entry.fstype.startswith("fuse") and _socket(entry).exists()
+    return entry.fstype.startswith("fuse") and os.path.exists(_socket(entry))
 
 
 def _mount_of(place: str) -> MountEntry | None:
