@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 #: What would make a file named `canary` if a shell, or ssh, came to act on it.
 _WORDS = [
-    "-oProxyCommand=touch${IFS}canary",
+    "-oProxyCommand=>canary",
     "-oProxyCommand=touch canary",
-    "x;touch${IFS}canary",
-    "$(touch${IFS}canary)",
-    "`touch${IFS}canary`",
-    "x|touch${IFS}canary",
-    "x&touch${IFS}canary",
+    "x;>canary",
+    "$(>canary)",
+    "`>canary`",
+    "x|>canary",
+    "x&>canary",
     "x>canary",
-    "x\ntouch canary",
-    "x'$(touch${IFS}canary)'",
+    "x\n>canary",
+    "x'$(>canary)'",
 ]
 _PROXY = "ProxyCommand=sh -c 'echo \"$0 $1 $2\" >>seen; exit 1' %h %n %r"
 
