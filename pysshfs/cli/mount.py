@@ -189,7 +189,7 @@ async def _serve(
     # The first question after the mount has its answer, and so have those that must not hang.
     await filesystem.getattr(ROOT_NUMBER)
     await filesystem.statfs()
-    session = FuseSession(filesystem, _policy(settings, connection, place))
+    session = FuseSession(filesystem, _policy(settings, connection))
     background = settings.max_background
     congestion = settings.congestion_threshold or max(background * 3 // 4, 1)
     control = ControlServer(source.text, place.path, session, filesystem, connection, store.saved)
@@ -313,12 +313,11 @@ def _mount_options(plan: _Plan) -> list[bytes]:
     ]
 
 
-def _policy(settings: Settings, connection: ServerConnection, place: Place) -> Policy:
-    from pysshfs.fuse import mountinfo
+def _policy(settings: Settings, connection: ServerConnection) -> Policy:
     from pysshfs.fuse.requests import Policy
 
     return Policy(
-        owner=os.getuid() if place.entry is None else mountinfo.owner(place.entry),
+        owner=os.getuid(),
         interrupt_grace=settings.interrupt_grace,
         timeout=settings.timeout,
         others_timeout=settings.others_timeout,
