@@ -232,9 +232,15 @@ def _who_unmounts(place: Place) -> str:
 
 def _needs(connection: ServerConnection, place: Place) -> privileges.Needs:
     """What is still to be done after the mount."""
+    from pysshfs.fuse.mountpoint import libfuse_runs_umount
+
     outside = connection.outside
+    is_ours = place.device is None
     return privileges.Needs(
-        place.path if place.device is None else None, outside.agents, outside.starts_programs
+        unmounts=place.path if is_ours else None,
+        sockets=outside.agents,
+        starts_programs=outside.starts_programs
+        or (is_ours and os.geteuid() == 0 and libfuse_runs_umount()),
     )
 
 

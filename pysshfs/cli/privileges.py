@@ -64,7 +64,7 @@ class Needs(NamedTuple):
 
     unmounts: str | None  # the mountpoint, where it is for the daemon to unmount
     sockets: tuple[str, ...]  # to connect to on a reconnect: the agent's
-    starts_programs: bool  # a ProxyCommand, on a reconnect
+    starts_programs: bool  # with all rights: a ProxyCommand on a reconnect
 
 
 def keep_secrets() -> None:

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 # umount2(2)
 _MNT_DETACH: Final = 2
 _UMOUNT_NOFOLLOW: Final = 8
+_MTAB: Final = "/etc/mtab"
 _BUSY: Final = "it is busy: programs still use it (fuser -vm shows which)"
 _MOST_DEAD_MOUNTS: Final = 64  # on top of each other
 
@@ -108,6 +109,12 @@ def _clean_up_dead_mount(path: str) -> None:
     reason = unmount(path, lazy=True)
     if reason is not None:
         raise MountpointError(f"{path}: the dead mount there cannot be unmounted: {reason}")
+
+
+def libfuse_runs_umount() -> bool:
+    """Whether libfuse, run by root, has umount(8) unmount: it does where /etc/mtab is a file that
+    has to be kept up to date, and no link to /proc/mounts (mtab_needs_update in mount_util.c)."""
+    return os.path.isfile(_MTAB) and not os.path.islink(_MTAB)
 
 
 def unmount(path: str, lazy: bool = False) -> str | None:
