@@ -129,6 +129,7 @@ need_tests() {
     need_program git git 'tests use it on mounts'
     need_program make make 'tests use it on mounts'
     need_program sqlite3 sqlite3 'tests use it on mounts'
+    need_program strace strace 'a test watches which files a mount opens'
 }
 
 # After the installation: say plainly what a compiler or pip would say in many lines.

@@ -19,11 +19,26 @@ _MOST_REPLY: Final = 4 * 1024 * 1024  # bytes
 
 
 def runtime_directory(uid: int) -> Path:
-    """Where the sockets of this user's mounts lie."""
-    if uid == 0:
+    """Where the sockets of this user's mounts lie.
+
+    Root of a user namespace is root only if /run is its own, as in a container; otherwise it is the
+    user who made the namespace, under another number (user_namespaces(7)).
+    """
+    if uid == 0 and os.stat("/run").st_uid == 0:
         return Path("/run/pysshfs")
+    if uid == 0:
+        uid = outer_number(uid, Path("/proc/self/uid_map").read_text())
     session = Path(f"/run/user/{uid}")
     return session / "pysshfs" if session.is_dir() else Path(f"/tmp/pysshfs-{uid}")
+
+
+def outer_number(uid: int, uid_map: str) -> int:
+    """The user's number outside of the namespace that has this map."""
+    for line in uid_map.splitlines():
+        inside, outside, count = map(int, line.split())
+        if inside <= uid < inside + count:
+            return outside + uid - inside
+    return uid
 
 
 def private_directory(uid: int) -> Path:

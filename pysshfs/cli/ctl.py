@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pysshfs.cli.control_client import ask, socket_path
 from pysshfs.cli.exitcodes import ExitCode
 from pysshfs.cli.status_text import rendered, undelivered_text
+from pysshfs.cli.usage import printable
 from pysshfs.fuse import mountinfo
 from pysshfs.fuse.mountpoint import unmount
 
@@ -76,7 +77,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _fail(message: str, code: ExitCode = ExitCode.FAILURE) -> ExitCode:
-    print(f"pysshfsctl: {message}", file=sys.stderr)
+    print(f"pysshfsctl: {printable(message)}", file=sys.stderr)
     return code
 
 
@@ -99,18 +100,16 @@ def _absolute(place: str) -> bytes:
     return found
 
 
-def _owner(entry: MountEntry) -> int:
-    for option in entry.super_options.split(","):
-        if option.startswith("user_id="):
-            return int(option.removeprefix("user_id="))
-    return 0
+def _socket(entry: MountEntry) -> Path:
+    """Where its daemon listens."""
+    return socket_path(entry.minor, mountinfo.owner(entry))
 
 
 def _is_ours(entry: MountEntry) -> bool:
     """By its type, or, when -o subtype= gave it another, by the socket of its daemon."""
     if mountinfo.is_pysshfs(entry):
         return True
-    return entry.fstype.startswith("fuse") and socket_path(entry.minor, _owner(entry)).exists()
+    return entry.fstype.startswith("fuse") and os.path.exists(_socket(entry))
 
 
 def _mount_of(place: str) -> MountEntry | None:
@@ -124,7 +123,7 @@ def _mount_of(place: str) -> MountEntry | None:
 def _status(place: str | None, as_json: bool) -> ExitCode:
     if place is None:
         mine = os.geteuid()
-        entries = [e for e in mountinfo.mounts() if _is_ours(e) and mine in (0, _owner(e))]
+        entries = [e for e in mountinfo.mounts() if _is_ours(e) and mine in (0, mountinfo.owner(e))]
     else:
         entry = _mount_of(place)
         if entry is None:
@@ -167,7 +166,7 @@ def _known(entry: MountEntry) -> dict[str, Any]:
 
 def _ask_daemon(entry: MountEntry, state: dict[str, Any]) -> None:
     try:
-        state |= ask(socket_path(entry.minor, _owner(entry)), "status", _ANSWER_SECONDS)
+        state |= ask(_socket(entry), "status", _ANSWER_SECONDS)
         state["answers"] = True
     except (OSError, ValueError) as error:
         state["answers"] = False
@@ -190,7 +189,7 @@ def _command(command: str, place: str) -> ExitCode:
     if entry is None:
         return _fail(f"{place}: no pysshfs mount", ExitCode.MOUNTPOINT)
     try:
-        return _COMMANDS[command](place, entry, socket_path(entry.minor, _owner(entry)))
+        return _COMMANDS[command](place, entry, _socket(entry))
     except _NotDeliveredError as error:
         return _fail(f"{place}: {error}", error.code)
 
@@ -262,7 +261,9 @@ def _deliver(path: Path) -> None:
     code, words = ExitCode.FAILURE, ""
     try:
         if sys.stderr.isatty():
-            print(f"pysshfsctl: {undelivered_text(before, time.time())}", file=sys.stderr)
+            print(
+                f"pysshfsctl: {printable(undelivered_text(before, time.time()))}", file=sys.stderr
+            )
         answer = ask(path, "flush", _FLUSH_SECONDS)
         if answer.get("ok"):
             return

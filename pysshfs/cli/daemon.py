@@ -16,6 +16,7 @@ import sys
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from pysshfs.cli.exitcodes import ExitCode
+from pysshfs.cli.usage import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,12 +67,14 @@ class Reporter:
 
 def complain(message: str) -> None:
     """One line, whatever a file name or a server's words in it hold."""
-    line = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message)
-    print(f"pysshfs: {line}", file=sys.stderr, flush=True)
+    print(f"pysshfs: {printable(message)}", file=sys.stderr, flush=True)
 
 
-def run_in_background(run: Callable[[Reporter], Report], mountpoint: str) -> ExitCode:
-    """Fork; `run` serves the mount in the child. Returns the command's exit code."""
+def run_in_background(run: Callable[[Reporter], Report], mountpoint: str | None) -> ExitCode:
+    """Fork; `run` serves the mount in the child. Returns the command's exit code.
+
+    Whether the mount answers is tried at the mountpoint; None where that is not for us to enter.
+    """
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
@@ -86,6 +89,8 @@ def run_in_background(run: Callable[[Reporter], Report], mountpoint: str) -> Exi
     if report.code is not ExitCode.OK:
         complain(report.message)
         return report.code
+    if mountpoint is None:
+        return ExitCode.OK
     try:
         os.stat(mountpoint)  # answered by the child: the mount is live
     except OSError as error:

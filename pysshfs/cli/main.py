@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from pysshfs.cli.help import version_text
 
             return _print(version_text(__version__))
-        return _mount(invocation, kernel_options(invocation, os.geteuid()))
+        return _mount(invocation)
     except UsageError as error:
         print(f"pysshfs: {error.message}", file=sys.stderr)
         return ExitCode.USAGE
@@ -48,8 +48,13 @@ def _print(text: str) -> ExitCode:
     return ExitCode.OK
 
 
-def _mount(invocation: Invocation, options: list[str]) -> int:
+def _mount(invocation: Invocation) -> int:
     from pysshfs.cli import daemon, mount
+    from pysshfs.fuse import inherited
+
+    # A mount that is handed down has its options, and may not be one for us to look at.
+    is_made = invocation.mountpoint.startswith(inherited.PREFIX)
+    options = invocation.kernel_options if is_made else kernel_options(invocation, os.geteuid())
 
     def run(reporter: daemon.Reporter) -> daemon.Report:
         return mount.run(invocation, options, reporter)
@@ -59,4 +64,4 @@ def _mount(invocation: Invocation, options: list[str]) -> int:
         if report.code is not ExitCode.OK and report.message:
             daemon.complain(report.message)
         return report.code
-    return daemon.run_in_background(run, invocation.mountpoint)
+    return daemon.run_in_background(run, None if is_made else invocation.mountpoint)

@@ -11,13 +11,14 @@ import contextlib
 import logging
 import os
 import signal
+import stat
 import sys
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
 from pysshfs import errors
-from pysshfs.cli import logs
+from pysshfs.cli import logs, privileges
 from pysshfs.cli.daemon import Report
 from pysshfs.cli.exitcodes import ExitCode
 from pysshfs.cli.prompts import PromptInterruptedError, Terminal
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pysshfs.cli.daemon import Reporter
     from pysshfs.cli.options import Settings
     from pysshfs.cli.parser import Invocation
+    from pysshfs.fuse.mountpoint import Place
     from pysshfs.fuse.requests import Policy
     from pysshfs.remote.bridge import Bridge
     from pysshfs.remote.connection import ServerConnection
@@ -60,12 +62,12 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 def run(invocation: Invocation, options: Sequence[str], reporter: Reporter) -> Report:
     """Serve the mount until it ends. Reports success through `reporter` once it is mounted."""
     settings = invocation.settings
+    privileges.keep_secrets()
     level = logs.level_of(settings.log_level)
     logs.to_stderr(level)
     try:
         from pysshfs.fuse import mountpoint
 
-        mountpoint.check_fuse()
         place = mountpoint.prepare(invocation.mountpoint)
         later = _later_log(settings, reporter)
         tables = _tables(settings)
@@ -126,7 +128,7 @@ class _Plan(NamedTuple):
     """What was settled before the loop started."""
 
     invocation: Invocation
-    place: str  # where to mount: absolute
+    place: Place
     options: list[str]  # the kernel's
     password: list[str]  # the one given, if any; taken out by whoever needs it
     mounted: Callable[[], None]  # to be called once, when the mount is made
@@ -161,11 +163,14 @@ async def _mount_and_serve(plan: _Plan) -> ExitCode:
             settings.max_conns,
         )
         remote = await connection.connect()
+        if not settings.reconnect and settings.max_conns == 1:
+            connection.forget_passwords()
         try:
             store = UndeliveredStore.open(settings.undelivered_quota, source.text)
             config = await _vfs_config(plan, connection, remote)
             filesystem = Filesystem(remote, config, store=store)
             filesystem.server.on_demand = connection.wanted
+            bridge.end_threads()
             code = await _serve(plan, connection, filesystem, store)
         finally:
             with trio.CancelScope(shield=True):
@@ -194,14 +199,15 @@ async def _serve(
     session = FuseSession(filesystem, _policy(settings, connection))
     background = settings.max_background
     congestion = settings.congestion_threshold or max(background * 3 // 4, 1)
-    control = ControlServer(source.text, place, session, filesystem, connection, store.saved)
+    control = ControlServer(source.text, place.path, session, filesystem, connection, store.saved)
     end = _End(connection, filesystem)
     # From before the mount on: a signal must not leave it behind, dead.
     with trio.open_signal_receiver(*_SIGNALS) as numbers:
         session.mount(place, _mount_options(plan), background, congestion)
         try:
             control.open()
-            log.info("%s is mounted on %s", source.text, place)
+            privileges.give_up(_needs(connection, place))
+            log.info("%s is mounted on %s", source.text, place.path)
             _warn_of_others(plan)
             plan.mounted()
             async with trio.open_nursery() as nursery:
@@ -218,10 +224,32 @@ async def _serve(
             control.close()
             # An aborted mount stays in place, dead, until it is unmounted: programs that go on
             # must not find themselves in the directory below.
-            session.close(unmount=end.code is not ExitCode.ABORTED)
+            is_gone = session.close(unmount=end.code is not ExitCode.ABORTED)
     if end.code is ExitCode.ABORTED:
-        log.warning("the connection of %s was aborted", place)
+        log.warning("the connection of %s was aborted", place.path)
+    elif not is_gone:
+        log.warning("%s stays mounted, without a daemon: %s", place.path, _who_unmounts(place))
     return end.code
+
+
+def _who_unmounts(place: Place) -> str:
+    if place.device is not None:
+        return "whoever mounted it is to unmount it"
+    return f"unmounting failed (umount {place.path})"
+
+
+def _needs(connection: ServerConnection, place: Place) -> privileges.Needs:
+    """What is still to be done after the mount."""
+    from pysshfs.fuse.mountpoint import libfuse_runs_umount
+
+    outside = connection.outside
+    is_ours = place.device is None
+    return privileges.Needs(
+        unmounts=place.path if is_ours else None,
+        sockets=outside.agents,
+        starts_programs=outside.starts_programs
+        or (is_ours and os.geteuid() == 0 and libfuse_runs_umount()),
+    )
 
 
 class _End:
@@ -351,7 +379,7 @@ async def _vfs_config(plan: _Plan, connection: ServerConnection, remote: RemoteF
     from pysshfs.vfs.config import VfsConfig
     from pysshfs.vfs.idmap import IdTable, Unmapped
 
-    settings = plan.invocation.settings
+    settings, place = plan.invocation.settings, plan.place
     cached = settings.dir_cache
     users, groups = plan.tables
     if settings.idmap == "user":
@@ -362,6 +390,13 @@ async def _vfs_config(plan: _Plan, connection: ServerConnection, remote: RemoteF
             users = IdTable("user", Unmapped.KEEP, {login.uid: os.getuid()})
             groups = IdTable("group", Unmapped.KEEP, {login.gid: os.getgid()})
     umask = settings.umask or 0
+    file_mask = umask if settings.fmask is None else settings.fmask
+    if place.obeys_set_id_bits:
+        log.warning(
+            "%s was mounted without nosuid: set-user-id and set-group-id bits of files are not"
+            " shown", place.path,
+        )  # fmt: skip
+        file_mask |= stat.S_ISUID | stat.S_ISGID
     return VfsConfig(
         stat_timeout=settings.dcache_stat_timeout if cached else 0.0,
         link_timeout=settings.dcache_link_timeout if cached else 0.0,
@@ -383,7 +418,7 @@ async def _vfs_config(plan: _Plan, connection: ServerConnection, remote: RemoteF
         strict_ambiguity=settings.strict_ambiguity,
         uid=settings.uid,
         gid=settings.gid,
-        file_mask=umask if settings.fmask is None else settings.fmask,
+        file_mask=file_mask,
         directory_mask=umask if settings.dmask is None else settings.dmask,
         users=users,
         groups=groups,

@@ -23,7 +23,10 @@ from pysshfs.cli.options import (
 )
 from pysshfs.cli.source import Source, parse_source
 from pysshfs.cli.usage import UsageError, shown
+from pysshfs.loginnames import wrong_with_host, wrong_with_user
 
+# Options that name somebody or something to log in to.
+_NAMES = {"User": wrong_with_user, "HostName": wrong_with_host}
 _SUFFIXES = {"k": 10, "m": 20, "g": 30}
 _DURATION_UNITS = "smhdw"
 _LONGEST_NUMBER = 20  # digits; nothing allowed is longer, and int() of a huge text is slow
@@ -279,6 +282,8 @@ def _checked(name: str, text: str | None, label: str) -> tuple[Option, Value]:
             return option, None
         raise UsageError(f"option {shown(label)} needs a value: {allowed_text(option)}")
     _check_text(text, label, allowed_text(option), may_be_empty=option.kind is Kind.ANY)
+    if option.name in _NAMES and (wrong := _NAMES[option.name](text)) is not None:
+        raise UsageError(f"option {shown(label)}: {shown(text)}: the name {wrong}")
     value = _converted(option, text)
     if value is None:
         raise UsageError(f"option {shown(label)}: {shown(text)} is not {allowed_text(option)}")

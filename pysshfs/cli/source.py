@@ -1,13 +1,14 @@
 """What is mounted: the `[user@]host:[dir]` argument, taken apart and checked.
 
-A host or user that could be read as an option by another program, or that could forge a line of a
-configuration or log file, is refused here, so that no other module needs to look again.
+A host or user that could be read as an option by another program, as a shell's word, or that could
+forge a line of a configuration or log file, is refused here (by `loginnames.py`).
 """
 
 import os
 from typing import NamedTuple
 
 from pysshfs.cli.usage import UsageError, shown
+from pysshfs.loginnames import wrong_with_host, wrong_with_user
 
 _FORM = "[user@]host:[dir]"
 _URL_SCHEME = "sftp://"
@@ -50,9 +51,8 @@ def parse_source(text: str) -> Source:
     if not at_sign:
         user = None
     else:
-        _check_name("user", user, text)
-    _check_name("host", host, text)
-    _check_host_characters(host, text)
+        _check_name("user", user, wrong_with_user(user), text)
+    _check_name("host", host, wrong_with_host(host), text)
     return Source(user, host, os.fsencode(path), text)
 
 
@@ -66,27 +66,13 @@ def _bracketed(text: str, start: int) -> tuple[str, str]:
     return host, rest[1:]
 
 
-def _check_name(what: str, name: str, text: str) -> None:
+def _check_name(what: str, name: str, wrong: str | None, text: str) -> None:
     """Refuse a user or host that is empty or that another program could misread."""
     if not name:
         hint = " (an IPv6 address goes in brackets: [::1]:)" if what == "host" else ""
         raise UsageError(f"source {shown(text)} has an empty {what}{hint}; use {_FORM}")
-    if name.startswith("-"):
-        raise UsageError(f"source {shown(text)}: the {what} may not begin with '-'")
-    # Bytes that are not valid text arrive as lone surrogates, which are not printable either.
-    if any(character.isspace() or not character.isprintable() for character in name):
-        raise UsageError(
-            f"source {shown(text)}: the {what} may not contain whitespace or control characters"
-        )
-
-
-def _check_host_characters(host: str, text: str) -> None:
-    """Refuse characters that no host name or address has, mostly a path with a colon in it."""
-    for character in "/[]@":
-        if character in host:
-            raise UsageError(
-                f"source {shown(text)}: the host may not contain {shown(character)}; use {_FORM}"
-            )
+    if wrong is not None:
+        raise UsageError(f"source {shown(text)}: the {what} {wrong}; use {_FORM}")
 
 
 def _url_message(text: str) -> str:

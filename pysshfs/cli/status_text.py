@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from pysshfs.cli.usage import printable
+
 _MOST_REQUESTS: Final = 8  # shown, the oldest first
 # The shares of the memory ceiling (`vfs/budget.py`), in words.
 _SHARES: Final = (
@@ -31,7 +33,7 @@ def rendered(state: dict[str, Any], now: float) -> str:
         )
     else:
         lines.append(f"  waiting      {waiting} requests")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def connection_text(state: dict[str, Any], now: float) -> str:

@@ -71,6 +71,22 @@ def mount_at(mountpoint: bytes) -> MountEntry | None:
     return found[-1] if found else None
 
 
+def mount_of(connection: int) -> MountEntry | None:
+    """The mount of a FUSE connection, by its number; the first, if it was bound to more places."""
+    for entry in mounts():
+        if entry.minor == connection and entry.fstype.partition(".")[0] in ("fuse", "fuseblk"):
+            return entry
+    return None
+
+
+def owner(entry: MountEntry) -> int:
+    """The user whose mount it is (mount.fuse(8): user_id)."""
+    for option in entry.super_options.split(","):
+        if option.startswith("user_id="):
+            return int(option.removeprefix("user_id="))
+    return 0
+
+
 def waiting_requests(entry: MountEntry) -> int | None:
     """How many requests wait for an answer; None without access to the control filesystem."""
     try:

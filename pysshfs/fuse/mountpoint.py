@@ -12,18 +12,42 @@ import os
 import shutil
 import stat
 import subprocess
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pysshfs.errors import FuseUnavailableError, MountpointError
-from pysshfs.fuse import mountinfo
+from pysshfs.fuse import inherited, mountinfo
+
+if TYPE_CHECKING:
+    from pysshfs.fuse.mountinfo import MountEntry
 
 log = logging.getLogger(__name__)
 
 # umount2(2)
 _MNT_DETACH: Final = 2
 _UMOUNT_NOFOLLOW: Final = 8
+_MTAB: Final = "/etc/mtab"
 _BUSY: Final = "it is busy: programs still use it (fuser -vm shows which)"
 _MOST_DEAD_MOUNTS: Final = 64  # on top of each other
+
+
+class Place(NamedTuple):
+    """Where to mount; or what is mounted already, by another process."""
+
+    path: str  # absolute
+    device: int | None = None  # the descriptor that was handed down
+    entry: MountEntry | None = None  # of that, as far as it is known
+
+    @property
+    def argument(self) -> str:
+        """As libfuse is told."""
+        return self.path if self.device is None else f"/dev/fd/{self.device}"
+
+    @property
+    def obeys_set_id_bits(self) -> bool:
+        """Whether it was mounted so by another: our own mounts obey them if root asks for it."""
+        if self.device is None:
+            return False
+        return self.entry is None or "nosuid" not in self.entry.options.split(",")
 
 
 def check_fuse() -> None:
@@ -38,12 +62,23 @@ def check_fuse() -> None:
         raise FuseUnavailableError("fusermount3 is not installed: install the package fuse3")
 
 
-def prepare(mountpoint: str) -> str:
-    """Check the mountpoint and return its absolute path.
+def prepare(mountpoint: str) -> Place:
+    """Check whether this machine can mount, and the mountpoint.
 
     A dead mount on it is unmounted. A directory with files in it is mounted over, with a warning.
-    Raises `MountpointError`.
+    Raises `FuseUnavailableError` and `MountpointError`.
     """
+    device = inherited.descriptor(mountpoint)
+    if device is None:
+        check_fuse()
+        return Place(_cleared(mountpoint))
+    inherited.check(device)
+    entry = inherited.mount_of(device)
+    return Place(mountpoint if entry is None else os.fsdecode(entry.mountpoint), device, entry)
+
+
+def _cleared(mountpoint: str) -> str:
+    """The absolute path of a directory that can be mounted on."""
     path = os.path.realpath(mountpoint)
     for _ in range(_MOST_DEAD_MOUNTS):
         try:
@@ -74,6 +109,12 @@ def _clean_up_dead_mount(path: str) -> None:
     reason = unmount(path, lazy=True)
     if reason is not None:
         raise MountpointError(f"{path}: the dead mount there cannot be unmounted: {reason}")
+
+
+def libfuse_runs_umount() -> bool:
+    """Whether libfuse, run by root, has umount(8) unmount: it does where /etc/mtab is a file that
+    has to be kept up to date, and no link to /proc/mounts (mtab_needs_update in mount_util.c)."""
+    return os.path.isfile(_MTAB) and not os.path.islink(_MTAB)
 
 
 def unmount(path: str, lazy: bool = False) -> str | None:

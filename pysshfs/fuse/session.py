@@ -25,6 +25,7 @@ from pysshfs.fuse.requests import Requests
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pysshfs.fuse.mountpoint import Place
     from pysshfs.fuse.requests import Policy
     from pysshfs.vfs.filesystem import Filesystem
 
@@ -64,19 +65,19 @@ class FuseSession:
         self.requests = Requests(policy)
         self._operations = Operations(filesystem, self.requests)
         self._filesystem = filesystem
-        self.mountpoint = ""
+        self._place: Place | None = None
         self.connection: int | None = None
         self._device = select.poll()
         self._serving = trio.CancelScope()
 
     def mount(
         self,
-        mountpoint: str,
+        place: Place,
         options: Sequence[bytes],
         max_background: int,
         congestion_threshold: int,
     ) -> None:
-        """Mount on an absolute path. Raises `StartupError`s with the reason."""
+        """Mount there, or take over what is. Raises `StartupError`s with the reason."""
         _session.configure(
             self.requests.interrupted, tuple(options), max_background, congestion_threshold
         )
@@ -86,18 +87,20 @@ class FuseSession:
             saved = os.dup(2)
             os.dup2(caught.fileno(), 2)
             try:
-                pyfuse3.init(self._operations, mountpoint, set())
+                pyfuse3.init(self._operations, place.argument, set())
             except RuntimeError as error:
                 caught.seek(0)
                 said = caught.read().decode(errors="replace").strip().splitlines()
                 reason = said[-1] if said else str(error)
-                raise _refusal(f"cannot mount on {mountpoint}: {reason}") from None
+                raise _refusal(f"cannot mount on {place.path}: {reason}") from None
             finally:
                 os.dup2(saved, 2)
                 os.close(saved)
         self._device.register(_session.device(), 0)
-        self.mountpoint = mountpoint
-        entry = mountinfo.mount_at(os.fsencode(mountpoint))
+        self._place = place
+        entry = place.entry
+        if place.device is None:
+            entry = mountinfo.mount_at(os.fsencode(place.path))
         self.connection = entry.minor if entry is not None else None
 
     @property
@@ -124,12 +127,20 @@ class FuseSession:
             self._serving.cancel()
 
     def _is_still_mounted(self) -> bool:
-        place = os.fsencode(self.mountpoint)
+        if self._place is None or self.connection is None:
+            return False
+        if self._place.device is not None:
+            return mountinfo.mount_of(self.connection) is not None
+        place = os.fsencode(self._place.path)
         return any(e.mountpoint == place and e.minor == self.connection for e in mountinfo.mounts())
 
-    def close(self, unmount: bool) -> None:
-        """Give the session back to libfuse; requests not answered fail with ENOTCONN."""
-        # libfuse unmounts by name, hence whatever lies on top there.
-        top = mountinfo.mount_at(os.fsencode(self.mountpoint))
-        is_ours = top is not None and top.minor == self.connection
+    def close(self, unmount: bool) -> bool:
+        """Give the session back to libfuse; requests not answered fail with ENOTCONN. Returns
+        whether it is mounted no more."""
+        is_ours = False
+        if self._place is not None and self._place.device is None:
+            # libfuse unmounts by name, hence whatever lies on top there.
+            top = mountinfo.mount_at(os.fsencode(self._place.path))
+            is_ours = top is not None and top.minor == self.connection
         pyfuse3.close(unmount=unmount and is_ours)
+        return not self._is_still_mounted()

@@ -2,7 +2,7 @@
 
 Prompts happen on the terminal, before the mount and while the loop stands still: nothing else is
 running yet. A password lives as long as the login, unless it took one: then what was answered is
-kept, for that host alone, since a reconnect cannot ask.
+kept, for that host alone, since a reconnect cannot ask. Without reconnects nothing is kept.
 """
 
 from __future__ import annotations
@@ -182,6 +182,10 @@ class Credentials:
             self._kept = {method: answers for method, answers in self._answered.items() if answers}
         self._given = None
         self._answered, self._left = {}, {}
+
+    def forget(self) -> None:
+        """There will be no other login."""
+        self._kept = {}
 
 
 class LoginClient(asyncssh.SSHClient):

@@ -26,6 +26,7 @@ import contextlib
 import heapq
 import selectors
 from collections.abc import Coroutine
+from concurrent.futures.thread import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple, Unpack, cast
 
 import trio
@@ -194,6 +195,13 @@ class _BeforeWaiting(trio.abc.Instrument):
         self._flush()
 
 
+def _new_threads(loop: asyncio.AbstractEventLoop) -> ThreadPoolExecutor:
+    """None is started before it is needed."""
+    threads = ThreadPoolExecutor(thread_name_prefix="asyncio")
+    loop.set_default_executor(threads)
+    return threads
+
+
 class Bridge:
     """Owns the asyncio loop. Made and used in the trio thread."""
 
@@ -204,6 +212,7 @@ class Bridge:
         self._was_woken = False
         self._token: trio.lowlevel.TrioToken | None = None
         self.loop = _SteppedLoop(self._selector, self._wake)
+        self._threads = _new_threads(self.loop)
 
     def before_waiting(self, write: Callable[[], bool]) -> None:
         """Call `write` once, when every task that can run has run, and send what it writes. It must
@@ -214,6 +223,12 @@ class Bridge:
         """The same, but not before `_A_WHILE` has passed."""
         if not self.loop.is_closed():
             self.loop.call_later(_A_WHILE, self.before_waiting, write)
+
+    def end_threads(self) -> None:
+        """End the threads that asyncio has for what blocks (names that are looked up, keys that are
+        read). Later ones are new, and have the rights that this thread has then."""
+        ended, self._threads = self._threads, _new_threads(self.loop)
+        ended.shutdown()
 
     def _flush(self) -> None:
         """Runs where trio has computed already how long it is going to wait."""

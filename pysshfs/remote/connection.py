@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from pysshfs.remote.hostkeys import Prompter
     from pysshfs.remote.identity import Identity
     from pysshfs.remote.network import Change
+    from pysshfs.remote.route import Outside
     from pysshfs.remote.session import SftpSession
     from pysshfs.remote.sshconfig import SshConfiguration
     from pysshfs.remotefs import Recovering
@@ -170,6 +171,11 @@ class ServerConnection:
         silent = max(session.silence() for session in self.sessions)
         return silent if silent > max(_SILENCE_SECONDS, 4 * self.round_trip) else 0.0
 
+    @property
+    def outside(self) -> Outside:
+        """What a reconnect uses beyond what is in memory."""
+        return self._route.outside
+
     def may_be_here(self) -> bool:
         """Whether the server may be this very machine."""
         return self._link is not None and self._link.may_be_here
@@ -205,6 +211,10 @@ class ServerConnection:
         self.generation += 1
         self._is_up("")
         return remote
+
+    def forget_passwords(self) -> None:
+        """There will be no other login: neither a reconnect nor a further connection."""
+        self._route.forget_passwords()
 
     def _new_link(self) -> Link:
         return Link(self._bridge, self._route, self._session_lost, self._connections)

@@ -15,6 +15,7 @@ import functools
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pysshfs.errors import StartupError
+from pysshfs.loginnames import wrong_with_host, wrong_with_user
 from pysshfs.remote.auth import Credentials, LoginClient, load_certificates, load_keys
 from pysshfs.remote.hostkeys import HostKeyPolicy
 
@@ -57,7 +58,8 @@ def parse_jumps(text: str | None) -> list[Hop]:
             port = port.removeprefix(":")
         else:
             host, _, port = place.partition(":")
-        if not host or host.startswith("-") or (port and not port.isdigit()):
+        wrong = wrong_with_host(host) or (wrong_with_user(user) if user else None)
+        if wrong or (port and not port.isdigit()):
             raise StartupError(f"ProxyJump: {item!r} is not [user@]host[:port]")
         hops.append(Hop(host, user or None, int(port) if port else None))
     return hops
@@ -70,6 +72,13 @@ def processor_has_aes() -> bool:
             return any(" aes" in line for line in file if line.startswith(("flags", "Features")))
     except OSError:
         return False
+
+
+class Outside(NamedTuple):
+    """What another login uses beyond what is in memory; and the system's name resolution."""
+
+    agents: tuple[str, ...]  # paths of sockets
+    starts_programs: bool  # a ProxyCommand
 
 
 class _AtFirst:
@@ -120,6 +129,11 @@ class Waypoint:
         if self.config.has_keepalive:
             return self.config.keepalive
         return _KEEPALIVE_SECONDS, _KEEPALIVE_MISSED
+
+    @property
+    def agent(self) -> str | None:
+        """The path of the agent's socket, once logged in; None without an agent."""
+        return None if self._first is None else self._first.agent_path
 
     def can_repeat(self) -> bool:
         """Whether another login would ask nobody anything, as far as that can be told: answers to
@@ -246,6 +260,13 @@ class Route:
             )
         return self._waypoints[index]
 
+    @property
+    def outside(self) -> Outside:
+        """Once it is settled."""
+        agents = dict.fromkeys(waypoint.agent for waypoint in self._waypoints)
+        first = self._waypoints[0].config  # those behind it are reached through a tunnel
+        return Outside(tuple(filter(None, agents)), first.proxy_command is not None)
+
     def settle(self) -> None:
         """The first connection is made: from here on no file is read and nobody is asked."""
         self.settled = True
@@ -253,6 +274,11 @@ class Route:
         self._prompter.leave()
         for waypoint in self._waypoints:
             waypoint.policy.settle()
+
+    def forget_passwords(self) -> None:
+        """There will be no other login."""
+        for waypoint in self._waypoints:
+            waypoint.credentials.forget()
 
 
 def _ask_passphrase(prompter: Prompter, filename: str) -> str | None:

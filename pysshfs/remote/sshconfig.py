@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from asyncssh.config import ConfigParseError, SSHClientConfig, SSHConfig
 
 from pysshfs.errors import StartupError
+from pysshfs.loginnames import wrong_with_host, wrong_with_user
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,6 +118,10 @@ class HostConfig:
     def proxy_command(self) -> str | None:
         return self._text("ProxyCommand")
 
+    @property
+    def user(self) -> str | None:
+        return self._text("User")
+
     def address(self, host: str, port: int | None) -> tuple[str, int]:
         """Where a host really is: its HostName and port."""
         return self._text("Hostname") or host, port or self._number("Port", 22)
@@ -176,7 +181,24 @@ class SshConfiguration:
             raise StartupError(
                 f"ssh configuration: {error} (-F FILE names another configuration)"
             ) from None
-        return HostConfig(parsed)
+        config = HostConfig(parsed)
+        if config.proxy_command is not None:
+            _check_names(config, host)
+        return config
+
+
+def _check_names(config: HostConfig, host: str) -> None:
+    """A shell gets to see what the tokens of a ProxyCommand stand for: the name of the host as it
+    was given, as HostName makes it, and the user's, wherever they come from. What ssh_config(5)
+    gives for them is as much a word of somebody else as the command line."""
+    names = {
+        "host": (host, wrong_with_host(host)),
+        "HostName": (config.address(host, None)[0], wrong_with_host(config.address(host, None)[0])),
+        "User": (config.user, wrong_with_user(config.user) if config.user else None),
+    }
+    for what, (name, wrong) in names.items():
+        if wrong is not None:
+            raise StartupError(f"ProxyCommand: {what} {name!r} {wrong}: a shell would act on it")
 
 
 def _options_file(options: Sequence[tuple[str, str]]) -> int:

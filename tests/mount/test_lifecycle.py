@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,9 +22,9 @@ from tests.support.commands import (
     ORDINARY,
     Workspace,
     as_ordinary_user,
-    fuse_for_everybody,
     one_line,
     refused,
+    user_options,
     wait_ended,
     wait_until,
 )
@@ -465,30 +463,6 @@ def test_the_control_socket_is_private_and_goes_with_the_daemon(
 # --- an ordinary user ---------------------------------------------------------------------------
 
 
-@pytest.fixture
-def user(work: Workspace, server: Sshd) -> Iterator[list[str]]:
-    """What to put before a command for it to run as an ordinary user whose workspace this is."""
-    key = work.ssh / "id_ed25519"
-    shutil.copy(server.client_key, key)
-    work.directory.chmod(0o755)
-    for path in (work.home, work.ssh, key, work.mountpoint):
-        os.chown(path, ORDINARY, ORDINARY)
-    key.chmod(0o600)
-    server.directory.chmod(0o755)  # for known_hosts
-    sockets = Path(f"/tmp/pysshfs-{ORDINARY}")
-    there = sockets.exists()
-    with fuse_for_everybody():
-        yield as_ordinary_user()
-    with contextlib.suppress(OSError):
-        if not there:
-            shutil.rmtree(sockets)
-
-
-def user_options(server: Sshd) -> list[str]:
-    port, _, known_hosts = server.options()
-    return [port, known_hosts]
-
-
 def test_an_ordinary_user_mounts_and_unmounts(
     work: Workspace, server: Sshd, remote: Path, user: list[str]
 ) -> None:
@@ -535,12 +509,22 @@ def test_a_user_may_not_let_others_in_unless_the_system_allows_it(
         refused(result, ExitCode.USAGE, "user_allow_other")
 
 
+@pytest.mark.parametrize(
+    ("owner", "mode", "said"),
+    [
+        (0, 0o755, "no write access"),
+        (ORDINARY, 0o555, "no write access"),
+        # As /tmp is: whoever may write there may not mount over it.
+        (0, 0o1777, "not owned by user"),
+    ],
+)
 def test_a_users_mountpoint_has_to_be_the_users(
-    work: Workspace, server: Sshd, user: list[str]
+    work: Workspace, server: Sshd, user: list[str], owner: int, mode: int, said: str
 ) -> None:
-    os.chown(work.mountpoint, 0, 0)
+    os.chown(work.mountpoint, owner, owner)
+    work.mountpoint.chmod(mode)
     result = work.run([*user, *work.argv(server.source("/"), *user_options(server))])
-    refused(result, ExitCode.MOUNTPOINT, str(work.mountpoint))
+    refused(result, ExitCode.MOUNTPOINT, str(work.mountpoint), said)
     assert work.entry() is None
 
 

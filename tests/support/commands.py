@@ -13,6 +13,7 @@ import fcntl
 import os
 import pty
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from pysshfs.cli.exitcodes import ExitCode
     from pysshfs.fuse.mountinfo import MountEntry
+    from tests.support.sshd import Sshd
 
 _PYSSHFS = (sys.executable, "-m", "pysshfs")
 _CTL = (sys.executable, "-c", "import sys; from pysshfs.cli.ctl import main; sys.exit(main())")
@@ -325,6 +327,37 @@ def as_ordinary_user() -> list[str]:
     if procs.run_limited(probe, timeout=LIMIT, check=False).returncode != 0:
         argv += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
     return argv
+
+
+def command_for_everybody(work: Workspace) -> tuple[Path, str]:
+    """A directory with the commands in it, and the name of a user who can run it: any, or
+    root where the interpreter lies in a directory of root's own."""
+    directory = work.directory / "bin"
+    directory.mkdir()
+    work.directory.chmod(0o755)
+    packages = [path for path in sys.path if path.endswith("site-packages")]
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    usable = [each for each in (sys.executable, f"/usr/bin/{version}") if is_for_everybody(each)]
+    interpreter = (usable or [sys.executable])[0]
+    for name, words in (("pysshfs", _PYSSHFS[1:]), ("pysshfsctl", _CTL[1:])):
+        program = directory / name
+        program.write_text(
+            f"#!/bin/sh\nexport PYTHONPATH={':'.join([str(procs.ROOT), *packages])}\n"
+            f'exec {shlex.join([interpreter, *words])} "$@"\n'
+        )
+        program.chmod(0o755)
+    return directory, "nobody" if usable else "root"
+
+
+def is_for_everybody(interpreter: str) -> bool:
+    argv = ["setpriv", f"--reuid={ORDINARY}", "--clear-groups", "env", interpreter, "-c", ""]
+    return procs.run_limited(argv, timeout=20, check=False).returncode == 0
+
+
+def user_options(server: Sshd) -> list[str]:
+    """The mount options for a user who has the key at home."""
+    port, _, known_hosts = server.options()
+    return [port, known_hosts]
 
 
 @contextlib.contextmanager

@@ -54,7 +54,9 @@ class Entry(NamedTuple):
 def parse_mountinfo(table: bytes) -> list[Entry]:
     """The lines of /proc/self/mountinfo; octal escapes in the mountpoint are undone."""
     entries = []
-    for line in table.splitlines():
+    for line in table.split(b"\n"):  # not at a carriage return, which a name may hold
+        if not line:
+            continue
         fields, _, rest = line.partition(b" - ")
         columns = fields.split(b" ")
         mountpoint = columns[4].decode("unicode_escape").encode("latin-1")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pysshfs.remote.auth import Credentials, load_certificates
 
 
@@ -57,6 +59,15 @@ def test_what_was_not_needed_is_forgotten() -> None:
     credentials.settle()
     assert login(credentials, "password") == [None]
     assert "given" not in map(str, vars(credentials).values())
+
+
+def test_without_another_login_nothing_is_kept() -> None:
+    credentials = Credentials(Terminal("code"), "given")
+    login(credentials, "password", "questions")
+    credentials.settle()
+    credentials.forget()
+    assert not {"given", "code"} & set(re.findall(r"\w+", str(vars(credentials))))
+    assert login(credentials, "password", "questions") == [None, None]
 
 
 def test_two_methods_in_one_login() -> None:

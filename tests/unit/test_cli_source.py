@@ -19,6 +19,9 @@ from pysshfs.cli.usage import UsageError
         ("host:a b\n", None, "host", b"a b\n"),
         ("host:-x", None, "host", b"-x"),
         ("host:\udcff\u00e9", None, "host", b"\xff\xc3\xa9"),
+        ("host:$(x);`y`", None, "host", b"$(x);`y`"),
+        ("DOMAIN\\me@host:", "DOMAIN\\me", "host", b""),
+        ("me%h@host%p:", "me%h", "host%p", b""),
         ("[::1]:/x", None, "::1", b"/x"),
         ("[::1]:", None, "::1", b""),
         ("user@[fe80::1%eth0]:", "user", "fe80::1%eth0", b""),
@@ -65,6 +68,12 @@ def test_taken_apart(text: str, user: str | None, host: str, path: bytes) -> Non
         ("[me@host]:", "may not contain"),
         ("./dir/with:colon", "may not contain '/'"),
         ("host:a\0b", "NUL"),
+        ("me\\@host:", "user may not end with a backslash"),
+        *((f"me{each}x@host:", "user may not contain") for each in "'`\"$;&<>|(){}"),
+        *((f"me@ho{each}st:", "host may not contain") for each in "'`\"$\\;&<>|(){},*?#~!^"),
+        *((f"[ho{each}st]:", "host may not contain") for each in "$;&|`"),
+        ("x;touch${IFS}y@host:", "user may not contain ';'"),
+        ("$(touch y)@host:", "user may not contain whitespace"),
     ],
 )
 def test_refused(text: str, reason: str) -> None:

@@ -19,6 +19,7 @@ MODULES = {
 # a number know nothing of one another.
 LAYERS = {
     "errors": 0,
+    "loginnames": 0,
     "remotefs": 1,
     "reply": 1,
     "vfs": 2,

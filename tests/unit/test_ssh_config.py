@@ -185,10 +185,45 @@ def test_jumps(text: str | None, hops: list[Hop]) -> None:
     assert parse_jumps(text) == hops
 
 
-@pytest.mark.parametrize("text", ["gate:port", "@", ":22", "-oProxyCommand=x", "me@-x"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "gate:port", "@", ":22", "-oProxyCommand=x", "me@-x", "a;b@gate", "gate$(x)", "[-x]:22",
+        "me@ga te", "`x`",
+    ],
+)  # fmt: skip
 def test_what_is_no_jump(text: str) -> None:
     with pytest.raises(StartupError, match="ProxyJump"):
         parse_jumps(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "pairs", "host", "said"),
+    [
+        ("Host *\n HostName $(x)\n", (), "far", "HostName"),
+        ("Host *\n HostName %h;x\n", (), "far", "HostName"),
+        ("Host *\n HostName -oProxyCommand=x\n", (), "far", "HostName"),
+        ("Host *\n User a;b\n", (), "far", "User"),
+        ("Host *\n User -l\n", (), "far", "User"),
+        ("", ("User=$(x)",), "far", "User"),
+        ("", ("HostName=`x`",), "far", "HostName"),
+        ("", (), "-far", "host"),
+        ("", (), "fa r", "host"),
+        ("Host *\n HostName real\n", (), "a|b", "host"),
+    ],
+)
+def test_no_name_reaches_the_shell_of_a_proxy_command(
+    home: Path, text: str, pairs: tuple[str, ...], host: str, said: str
+) -> None:
+    with pytest.raises(StartupError, match=rf"ProxyCommand: {said} .*a shell would act on it"):
+        file(home, text, *pairs, "ProxyCommand=nc %h %p %n %r", host=host)
+    # Without one they are names, if odd ones: no other program gets to see them.
+    assert file(home, text, *pairs, host=host).proxy_command is None
+
+
+def test_a_user_of_a_domain_is_no_shells_word(home: Path) -> None:
+    text = "Host *\n User DOM\\\\me\n ProxyCommand nc %h %r ${HOME}\n"
+    assert file(home, text, host="fe80::1").proxy_command == f"nc fe80::1 DOM\\me {home}"
 
 
 def test_keepalive_and_certificates(home: Path) -> None:
