@@ -111,16 +111,17 @@ def test_a_handle_is_good_on_its_own_connection_only(
     assert wire.string(b"h1") in server.sent[-1]
 
 
-@pytest.mark.parametrize("length", [0, 11, 100])
-def test_a_read_gives_no_more_than_was_asked_and_not_nothing(length: int) -> None:
+@pytest.mark.parametrize("length", [11, 100])
+def test_a_read_gives_no_more_than_was_asked(length: int) -> None:
     server = Server()
     reply = server.remote.read(HANDLE, 0, 10)
     server.say(wire.FXP_DATA, wire.string(bytes(length)))
     assert isinstance(reply.error, ProtocolError)
 
 
-@pytest.mark.parametrize("length", [1, 10])
+@pytest.mark.parametrize("length", [0, 1, 10])
 def test_a_read_may_give_less(length: int) -> None:
+    """None at all is taken for the end, which `vfs/endings.py` does not believe at once."""
     server = Server()
     reply = server.remote.read(HANDLE, 0, 10)
     server.say(wire.FXP_DATA, wire.string(bytes(length)))
