@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import sys
 import tempfile
@@ -83,7 +84,7 @@ print(len(list(names)), flush=True)
     with odd_mount(odd) as mount:
         reader = mount.start([sys.executable, "-I", "-c", code])
         assert read_a_line(reader) == b"100\n"
-        mount.run(["mkdir", "go"])
+        os.kill(odd[0].pids()[0], signal.SIGUSR1)
         assert read_a_line(reader) == b"1900\n"
         reader.communicate(timeout=10)
 

@@ -5,7 +5,7 @@ At the top of what it serves, beside what is there:
 - `endless`: a directory whose listing never ends,
 - `bottomless`: a directory with a directory `d` in it, in which there is a directory `d`,
 - `strange`: a directory that lists names which cannot be, and `good`,
-- `stalled`: a directory of 1,000 names, and 1,000 more once a directory `go` is made at the top.
+- `stalled`: a directory of 1,000 names, and 1,000 more after SIGUSR1.
 
 A file whose name begins with `short` seems to be a million bytes longer than it is.
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import signal
 import stat
 import sys
 import time
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 _MORE = 1_000_000
 _STRANGE = (b"", b"a/b", b"../up", b"x" * 256, b"good", b"good", b".", b"..", b"nul\0")
 
-_going_on = asyncio.Event()
+
+_signalled = asyncio.Event()
 
 
 def _attributes(kind: int) -> asyncssh.SFTPAttrs:
@@ -49,6 +51,10 @@ def _name(name: bytes, kind: int = stat.S_IFREG) -> asyncssh.SFTPName:
 
 class OddFolder(demo._Folder):
     """See above."""
+
+    def __init__(self, channel: asyncssh.SSHServerChannel[bytes], root: bytes) -> None:
+        super().__init__(channel, root)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, _signalled.set)
 
     def _invented(self, path: bytes) -> bool:
         parts = path.strip(b"/").split(b"/")
@@ -72,13 +78,8 @@ class OddFolder(demo._Folder):
         else:
             for number in range(2000):
                 if number == 1000:
-                    await _going_on.wait()
+                    await _signalled.wait()
                 yield _name(b"%04d" % number)
-
-    def mkdir(self, path: bytes, attrs: asyncssh.SFTPAttrs) -> Any:
-        if path == b"/go":
-            _going_on.set()
-        return super().mkdir(path, attrs)
 
     def lstat(self, path: bytes) -> Any:
         if self._invented(path):

@@ -13,7 +13,7 @@ import trio
 
 from pysshfs.errors import ConnectionLostError, FilesystemError
 from pysshfs.remotefs import Attributes, DirectoryEntry
-from pysshfs.vfs import sanity
+from pysshfs.vfs import directories, sanity
 from pysshfs.vfs.config import VfsConfig
 from pysshfs.vfs.filesystem import ROOT_NUMBER
 from tests.support.fake_mount import Mount, mounted, settle, start
@@ -160,10 +160,13 @@ async def test_no_bound_on_time() -> None:
         assert len(await mount.names()) == 700
 
 
-async def test_many_names_at_once_are_not_asked_for_many_times_in_advance() -> None:
+async def test_many_names_at_once_are_not_asked_for_many_times_in_advance(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """What a server has sent and nobody has read is held."""
+    monkeypatch.setattr(directories, "_MOST_AHEAD", 1000)
     async with mounted() as mount:
-        sizes = itertools.chain([50] * 20, itertools.repeat(10_000))
+        sizes = itertools.chain([50] * 20, itertools.repeat(600))
         names = (b"%d" % number for number in itertools.count())
 
         def invented(_path: bytes, _reply: int) -> Reply:
@@ -174,7 +177,7 @@ async def test_many_names_at_once_are_not_asked_for_many_times_in_advance() -> N
         await mount.read_names(fh, most=500)
         await settle()
         assert len(mount.fs._directories[fh]._in_flight) > 8
-        await mount.read_names(fh, 500, most=40_000)
+        await mount.read_names(fh, 500, most=15_000)
         assert len(mount.fs._directories[fh]._in_flight) == 1
         await mount.fs.releasedir(fh)
 
