@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from pysshfs.errors import ProtocolError, StaleHandleError, UnsupportedError
+from pysshfs.errors import FilesystemError, ProtocolError, StaleHandleError, UnsupportedError
 from pysshfs.remote import wire
 from pysshfs.remote.client import (
     MOST_LENGTH,
@@ -17,7 +18,7 @@ from pysshfs.remote.client import (
     capabilities,
 )
 from pysshfs.remote.session import SftpSession
-from pysshfs.remotefs import AttributeChange, OpenMode, RemoteHandle
+from pysshfs.remotefs import PATH_MAX, AttributeChange, OpenMode, RemoteHandle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,6 +87,43 @@ def test_paths_are_below_the_served_directory(base: bytes, path: bytes, absolute
     server = Server(base=base)
     server.remote.lstat(path)
     assert server.last() == (wire.FXP_LSTAT, wire.string(absolute))
+
+
+ON_PATHS: list[Callable[[SftpRemote, bytes], Reply[object]]] = [
+    lambda remote, path: cast("Reply[object]", remote.lstat(path)),
+    lambda remote, path: cast("Reply[object]", remote.stat(path)),
+    lambda remote, path: cast("Reply[object]", remote.setstat(path, AttributeChange(size=1))),
+    lambda remote, path: cast("Reply[object]", remote.lsetstat(path, AttributeChange(size=1))),
+    lambda remote, path: cast("Reply[object]", remote.statvfs(path)),
+    lambda remote, path: cast("Reply[object]", remote.open(path, OpenMode.READ)),
+    lambda remote, path: cast("Reply[object]", remote.opendir(path)),
+    lambda remote, path: cast("Reply[object]", remote.readlink(path)),
+    lambda remote, path: cast("Reply[object]", remote.symlink(b"target", path)),
+    lambda remote, path: cast("Reply[object]", remote.link(b"a", path)),
+    lambda remote, path: cast("Reply[object]", remote.link(path, b"a")),
+    lambda remote, path: cast("Reply[object]", remote.mkdir(path, 0o755)),
+    lambda remote, path: cast("Reply[object]", remote.rmdir(path)),
+    lambda remote, path: cast("Reply[object]", remote.remove(path)),
+    lambda remote, path: cast("Reply[object]", remote.rename(path, b"a")),
+    lambda remote, path: cast("Reply[object]", remote.rename(b"a", path)),
+    lambda remote, path: cast("Reply[object]", remote.posix_rename(path, b"a")),
+    lambda remote, path: cast("Reply[object]", remote.posix_rename(b"a", path)),
+]
+
+
+@pytest.mark.parametrize("call", ON_PATHS)
+def test_a_path_that_is_too_long_is_not_sent(
+    call: Callable[[SftpRemote, bytes], Reply[object]],
+) -> None:
+    """With the served directory's own, and the NUL that ends it on the server."""
+    server = Server(base=b"/srv")
+    longest = b"x" * (PATH_MAX - 1 - len(b"/srv/"))
+    reply = call(server.remote, longest + b"x")
+    assert isinstance(reply.error, FilesystemError)
+    assert reply.error.errno == errno.ENAMETOOLONG
+    assert server.sent == []
+    assert not call(server.remote, longest).done
+    assert len(server.sent) == 1
 
 
 ON_HANDLES: list[Callable[[SftpRemote, RemoteHandle], Reply[object]]] = [

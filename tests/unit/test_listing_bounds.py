@@ -327,6 +327,21 @@ async def test_special_files_can_be_hidden(listed_first: bool) -> None:
         assert await mount.names() == [b"file", b"directory", b"link"]
 
 
+async def test_the_names_of_hidden_files_stay_taken() -> None:
+    tree = MemoryTree()
+    tree.mkdir(b"d")
+    tree.write_file(b"d/fifo", b"").mode = stat.S_IFIFO | 0o666
+    async with mounted(tree, config=VfsConfig(hide_special=True)) as mount:
+        assert await mount.names(b"d") == []
+        for call in (mount.create(b"d/fifo"), mount.mkdir(b"d/fifo")):
+            with pytest.raises(FilesystemError) as caught:
+                await call
+            assert caught.value.errno == errno.EEXIST
+        with pytest.raises(FilesystemError) as caught:
+            await mount.fs.rmdir(*await mount.parent(b"d"))
+        assert caught.value.errno == errno.ENOTEMPTY
+
+
 async def test_special_files_are_shown_as_they_are() -> None:
     async with mounted(tree_of_all_kinds()) as mount:
         assert len(await mount.names()) == 7
