@@ -342,6 +342,17 @@ async def test_the_names_of_hidden_files_stay_taken() -> None:
         assert caught.value.errno == errno.ENOTEMPTY
 
 
+async def test_a_fifo_that_others_make_is_not_opened_on_the_server() -> None:
+    """The server would wait for its other end. The kernel looks it up anew, and opens it itself."""
+    async with mounted() as mount:
+        assert await mount.find(b"f") is None
+        mount.tree.write_file(b"f", b"").mode = stat.S_IFIFO | 0o666
+        with pytest.raises(FilesystemError) as caught:
+            await mount.create(b"f")
+        assert caught.value.errno == errno.ESTALE
+        assert mount.remote.count("open") == 1  # to make a file, exclusively
+
+
 async def test_special_files_are_shown_as_they_are() -> None:
     async with mounted(tree_of_all_kinds()) as mount:
         assert len(await mount.names()) == 7
