@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pysshfs.errors import FilesystemError
+from pysshfs.vfs.sanity import checked_attributes
 
 if TYPE_CHECKING:
     from pysshfs.vfs.call import OpenFileHandle
@@ -25,10 +26,14 @@ if TYPE_CHECKING:
 async def size_now(tree: Tree, inode: Inode, handle: OpenFileHandle) -> int | None:
     """The size that the server says an open file has now (bytes); None where sizes say nothing.
 
-    Raises what `Tree.remember` does.
+    Raises EIO for what cannot be, ESTALE when it is of another type.
     """
     sent_at = tree.mutations
-    found = tree.remember(inode, await tree.server.fstat(handle), sent_at)
+    looked = await tree.server.fstat(handle)
+    if inode.writeback is not None and not inode.writeback.is_clean:
+        # Somebody writes meanwhile: its size here counts what the server has yet to get.
+        return checked_attributes(looked).size
+    found = tree.remember(inode, looked, sent_at)
     if not tree.server.capabilities.statvfs:
         return found.size
     try:

@@ -12,7 +12,7 @@ import trio
 from pysshfs.errors import FilesystemError
 from pysshfs.remotefs import Attributes
 from pysshfs.vfs.config import VfsConfig
-from tests.support.fake_mount import Mount, mounted, settle
+from tests.support.fake_mount import Mount, mounted, settle, start
 from tests.support.fake_remote import OPENSSH, ROOMY
 from tests.support.memory_tree import MemoryTree
 
@@ -118,6 +118,23 @@ async def test_without_statvfs_sizes_are_believed() -> None:
         mount.remote.ends[b"f"] = 5
         fh = await mount.open(b"f")
         assert (await read_until(mount, fh))[1] == errno.EIO
+        await mount.close(fh)
+
+
+async def test_what_is_written_meanwhile_is_not_taken_for_missing() -> None:
+    tree, data = tree_of(100)
+    async with mounted(tree) as mount, trio.open_nursery() as nursery:
+        fh = await mount.open(b"f", os.O_RDWR)
+        mount.remote.hold()
+        reading = start(nursery, mount.fs.read, fh, 0, 4096)
+        await settle()
+        await mount.fs.write(fh, 100, b"more")
+        mount.remote.release()
+        await reading.ended.wait()
+        assert reading.result() == data
+        assert mount.remote.count("fstat") == 1  # it was looked at, and
+        assert (await mount.fs.read(fh, 0, 4096)) == data + b"more"
+        assert await mount.size(b"f") == 104
         await mount.close(fh)
 
 
