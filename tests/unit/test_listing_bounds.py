@@ -240,6 +240,24 @@ async def test_names_that_come_again_after_a_loss_are_no_oddity(
     assert "cannot be" not in caplog.text
 
 
+async def test_many_replies_that_come_again_after_a_loss_are_no_listing_without_end() -> None:
+    tree = MemoryTree()
+    names = [b"%04d" % number for number in range(sanity._MOST_BARREN + 200)]
+    for name in names:
+        tree.write_file(name, b"")
+    async with mounted(tree) as mount, trio.open_nursery() as nursery:
+        mount.remote.batch = 1
+        fh = await mount.fs.opendir(ROOT_NUMBER)
+        found = await mount.read_names(fh, most=len(names) - 50)
+        mount.remote.drop_connection()
+        reading = start(nursery, mount.read_names, fh, len(found) + 2)
+        await settle()
+        await mount.reconnect()
+        await reading.ended.wait()
+        assert found + reading.result() == names
+        await mount.fs.releasedir(fh)
+
+
 # --- who else reads directories -------------------------------------------------------------------
 
 
@@ -258,6 +276,19 @@ async def test_listing_ahead_stops_at_the_bounds_too() -> None:
         assert await refusal(mount, b"d1") == errno.EOVERFLOW
         await settle()
         assert mount.remote.open_handles == []
+
+
+async def test_a_directory_that_is_too_long_is_not_listed_again_for_who_asks_for_names() -> None:
+    async with mounted(config=VfsConfig(max_dir_entries=300)) as mount:
+        mount.tree.mkdir(b"d")
+        await mount.number(b"d")
+        mount.remote.invented = endless
+        for _ in range(2):
+            for name in (b"d/a", b"d/b", b"d/c"):
+                assert await mount.find(name) is None
+            await settle()
+            assert mount.remote.count("opendir") == 2  # this one, and the one above
+            await trio.sleep(1.5)
 
 
 async def test_promises_of_names_do_without_a_listing_that_is_too_long() -> None:
