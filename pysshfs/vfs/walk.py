@@ -222,7 +222,7 @@ class WalkAhead:
             self._judged.clear()
         self._judged.add(parent.number)
         listing = self._tree.cache.listing(parent.number)
-        names = [] if listing is None else _directories(listing.entries)
+        names = [] if listing is None else listing.entries.directories()
         if not names or min(names) == names[0] or first.name not in (min(names), names[0]):
             return
         self._by_name = first.name != names[0]
