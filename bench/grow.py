@@ -8,6 +8,7 @@ needs for them is not what is measured.  A point that takes too long ends its se
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import tree
 from bench.base import MIB, Scale, Store, expect, run_probe, run_shell
+from bench.plan import SSHFS_PROGRAM
 from bench.plot import Panel
 from bench.report import markdown_table
 from bench.runner import drop_caches, outcome
@@ -69,6 +71,8 @@ class Series:
     make: Callable[[Path, int], None]
     work: Callable[[Mount, Store, int, float], tuple[float, float | None]]
     items: Callable[[int], float] = float
+    #: What the daemon may take (MiB); more is a problem of the point.
+    most_mib: float = math.inf
 
 
 def _listed(mount: Mount, _: Store, size: int, limit: float) -> tuple[float, float]:
@@ -121,6 +125,7 @@ SERIES: Mapping[str, Series] = {
         (10, 100, 1_000, 10_000, 100_000, 1_000_000),
         lambda root, size: tree.make_entries(root / "directory", size),
         _listed,
+        most_mib=500,
     ),
     "find": Series("find", "file", _TREES, _make_tree, partial(_walked, "find .")),
     "ls": Series("ls -lR", "file", _TREES, _make_tree, partial(_walked, "ls -lR")),
@@ -185,6 +190,8 @@ def _point(lab: Lab, name: str, program: Program, rtt_ms: float, size: int, limi
     seconds, first = times or (None, None)
     items = series.items(size)
     fresh, peak = memory
+    if not problem and peak / 1024 > series.most_mib and program is not SSHFS_PROGRAM:
+        problem = f"memory of {peak / 1024:.0f} MiB, more than {series.most_mib:g}"
     return Point(name, program.name, rtt_ms, size, items, seconds, first, fresh, peak, problem)
 
 
@@ -208,6 +215,8 @@ def line(point: Point) -> str:
             f"{point.seconds:.3f} s{first}; {point.each:.1f} us for each {series.unit}; "
             f"memory {point.peak_kib / 1024:.0f} MiB, fresh {point.fresh_kib / 1024:.0f}"
         )
+        if point.problem:
+            result += f": {point.problem}"
     return f"{series.title}, {_size(point)}, RTT {point.rtt_ms:g} ms, {point.program}: {result}"
 
 

@@ -10,7 +10,7 @@ or end with a slash. Handles are opaque. Each method sends its request when call
 from __future__ import annotations
 
 from enum import Flag, auto
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from pysshfs.reply import Reply
 
 T = TypeVar("T")
+
+#: Bytes, as Linux counts, with the NUL at the end: no longer path is sent, nor target believed.
+PATH_MAX: Final = 4096
 
 
 class Attributes(NamedTuple):

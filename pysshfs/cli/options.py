@@ -116,6 +116,11 @@ class Settings(NamedTuple):
     strict_ambiguity: bool = False
     fsync_on_close: bool = False
     undelivered_quota: int = 1 << 30
+    max_dir_entries: int = 1_000_000
+    max_dir_bytes: int = 256 << 20
+    max_dir_time: float = 600.0  # 0: no bound
+    max_depth: int = 200
+    hide_special: bool = False
     sftp_server: str = "sftp"
     max_conns: int = 1
     fsname: str | None = None
@@ -207,6 +212,15 @@ _OURS = (
     _ours("umask", Kind.OCTAL, "permission bits taken away from everything", "MASK", bounds=_MODE),
     _ours("fmask", Kind.OCTAL, "the same for files only", "MASK", bounds=_MODE),
     _ours("dmask", Kind.OCTAL, "the same for directories only", "MASK", bounds=_MODE),
+    _ours("max_dir_entries", Kind.INTEGER, "most names of a directory; more: EOVERFLOW", "N",
+          1_000_000, bounds=(1, 100_000_000)),
+    _ours("max_dir_bytes", Kind.SIZE, "most bytes that the names of a directory have in all;"
+          " more: EOVERFLOW", "BYTES", 256 << 20, bounds=(1 << 10, 1 << 40)),
+    _ours("max_dir_time", Kind.SECONDS, "longest that one listing waits for the server in all;"
+          " longer: EOVERFLOW; 0: no bound", "SECS", 600.0, bounds=_TIMES),
+    _ours("max_depth", Kind.INTEGER, "most directories and names in one path below the served"
+          " directory; more: ENAMETOOLONG", "N", 200, bounds=(1, 2048)),
+    _ours("hide_special", Kind.FLAG, "device nodes, FIFOs and sockets are not there"),
     _ours("password_stdin", Kind.FLAG, "read the password from standard input"),
     _ours("sftp_server", Kind.STRING, "subsystem, or path of the server program, to start",
           "SERVER", "sftp"),

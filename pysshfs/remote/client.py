@@ -6,14 +6,16 @@ but `open_extra`.
 
 from __future__ import annotations
 
+import errno
 import functools
 import itertools
 import math
 from typing import TYPE_CHECKING, Concatenate, Final, NamedTuple, ParamSpec, TypeVar
 
-from pysshfs.errors import ProtocolError, StaleHandleError, UnsupportedError
+from pysshfs.errors import FilesystemError, ProtocolError, StaleHandleError, UnsupportedError
 from pysshfs.remote import wire
 from pysshfs.remotefs import (
+    PATH_MAX,
     AttributeChange,
     Attributes,
     Capabilities,
@@ -123,6 +125,26 @@ def _on_current_session(
     return checked
 
 
+def _on_paths(
+    method: Callable[Concatenate[SftpRemote, P], Reply[T]],
+) -> Callable[Concatenate[SftpRemote, P], Reply[T]]:
+    """A path that is too long is refused; nothing is sent."""
+
+    @functools.wraps(method)
+    def checked(self: SftpRemote, /, *args: P.args, **kwargs: P.kwargs) -> Reply[T]:
+        try:
+            return method(self, *args, **kwargs)
+        except _PathTooLongError as error:
+            return Reply.failed(error)
+
+    return checked
+
+
+class _PathTooLongError(FilesystemError):
+    def __init__(self, length: int) -> None:
+        super().__init__(errno.ENAMETOOLONG, f"a path of {length} bytes")
+
+
 class SftpRemote:
     """The served directory `base` (absolute, as the server gave it) on one session."""
 
@@ -181,7 +203,10 @@ class SftpRemote:
     # --- paths and handles ------------------------------------------------------------------
 
     def _path(self, path: bytes) -> bytes:
-        return wire.string(self._absolute(path))
+        absolute = self._absolute(path)
+        if len(absolute) >= PATH_MAX:
+            raise _PathTooLongError(len(absolute))
+        return wire.string(absolute)
 
     def _absolute(self, path: bytes) -> bytes:
         return self._base + b"/" + path if path else self._base or b"/"
@@ -204,9 +229,11 @@ class SftpRemote:
             kind, field, expected=wire.FXP_ATTRS, parse=wire.Reader.attributes
         )
 
+    @_on_paths
     def lstat(self, path: bytes) -> Reply[Attributes]:
         return self._attributes(wire.FXP_LSTAT, self._path(path))
 
+    @_on_paths
     def stat(self, path: bytes) -> Reply[Attributes]:
         return self._attributes(wire.FXP_STAT, self._path(path))
 
@@ -214,9 +241,11 @@ class SftpRemote:
     def fstat(self, handle: RemoteHandle) -> Reply[Attributes]:
         return self._attributes(wire.FXP_FSTAT, wire.string(handle.token))
 
+    @_on_paths
     def setstat(self, path: bytes, change: AttributeChange) -> Reply[None]:
         return self._session.request(wire.FXP_SETSTAT, self._path(path), wire.encode_change(change))
 
+    @_on_paths
     def lsetstat(self, path: bytes, change: AttributeChange) -> Reply[None]:
         return self._extended(
             b"lsetstat@openssh.com",
@@ -242,6 +271,7 @@ class SftpRemote:
             parse=lambda reader: wire.parse_owner_names(reader, len(users), len(groups)),
         )
 
+    @_on_paths
     def statvfs(self, path: bytes) -> Reply[FilesystemStatistics]:
         if not self.capabilities.statvfs:
             return Reply.failed(UnsupportedError("the server lacks statvfs@openssh.com"))
@@ -255,6 +285,7 @@ class SftpRemote:
 
     # --- files ------------------------------------------------------------------------------
 
+    @_on_paths
     def open(self, path: bytes, mode: OpenMode, permissions: int = 0o666) -> Reply[RemoteHandle]:
         flags = sum(bit for flag, bit in _PFLAGS if flag in mode)
         change = AttributeChange(mode=permissions if OpenMode.CREATE in mode else None)
@@ -276,7 +307,7 @@ class SftpRemote:
     def read(self, handle: RemoteHandle, offset: int, length: int) -> Reply[bytes]:
         def parse(reader: wire.Reader) -> bytes:
             data = reader.string()
-            if not 0 < len(data) <= length:
+            if len(data) > length:  # none at all is what some send at the end
                 raise ProtocolError(f"{len(data)} bytes for a READ of {length}")
             return data
 
@@ -328,6 +359,7 @@ class SftpRemote:
 
     # --- directories and names --------------------------------------------------------------
 
+    @_on_paths
     def opendir(self, path: bytes) -> Reply[RemoteHandle]:
         return self._session.request(
             wire.FXP_OPENDIR,
@@ -347,6 +379,7 @@ class SftpRemote:
             at_eof=None,
         )
 
+    @_on_paths
     def readlink(self, path: bytes) -> Reply[bytes]:
         return self._session.request(
             wire.FXP_READLINK,
@@ -355,6 +388,7 @@ class SftpRemote:
             parse=wire.parse_single_name,
         )
 
+    @_on_paths
     def symlink(self, target: bytes, path: bytes) -> Reply[None]:
         # OpenSSH has the two arguments the other way round than the draft, and so has everybody
         # who wants to work with it (OpenSSH's PROTOCOL, section 4.1).
@@ -363,6 +397,7 @@ class SftpRemote:
             wire.FXP_SYMLINK, *(reversed(fields) if self._draft_symlinks else fields)
         )
 
+    @_on_paths
     def link(self, existing: bytes, path: bytes) -> Reply[None]:
         return self._extended(
             b"hardlink@openssh.com",
@@ -371,19 +406,24 @@ class SftpRemote:
             self._path(path),
         )
 
+    @_on_paths
     def mkdir(self, path: bytes, permissions: int) -> Reply[None]:
         attributes = wire.encode_change(AttributeChange(mode=permissions))
         return self._session.request(wire.FXP_MKDIR, self._path(path), attributes)
 
+    @_on_paths
     def rmdir(self, path: bytes) -> Reply[None]:
         return self._session.request(wire.FXP_RMDIR, self._path(path))
 
+    @_on_paths
     def remove(self, path: bytes) -> Reply[None]:
         return self._session.request(wire.FXP_REMOVE, self._path(path))
 
+    @_on_paths
     def rename(self, old: bytes, new: bytes) -> Reply[None]:
         return self._session.request(wire.FXP_RENAME, self._path(old), self._path(new))
 
+    @_on_paths
     def posix_rename(self, old: bytes, new: bytes) -> Reply[None]:
         return self._extended(
             b"posix-rename@openssh.com",

@@ -68,6 +68,8 @@ ATTR_EXTENDED: Final = 0x80000000
 MAX_REPLY: Final = 4 * 1024 * 1024
 # A reply to READDIR or an attribute block may carry extension pairs; nobody sends more than these.
 _MAX_EXTENDED_PAIRS: Final = 1024
+# Names in one reply to READDIR: more than ever fit into OpenSSH's longest message.
+_MAX_NAMES: Final = 16_384
 
 _HEADER = struct.Struct(">IBI")
 _U32 = struct.Struct(">I")
@@ -231,8 +233,11 @@ def parse_status(reader: Reader) -> tuple[int, str]:
 
 def parse_entries(reader: Reader) -> list[DirectoryEntry]:
     """The names of a NAME reply; the long name, made for people to read, is dropped."""
+    count = reader.u32()
+    if count > _MAX_NAMES:
+        raise ProtocolError(f"{count} names in one reply")
     entries = []
-    for _ in range(reader.u32()):
+    for _ in range(count):
         name = reader.string()
         reader.skip_string()
         entries.append(DirectoryEntry(name, reader.attributes()))

@@ -58,7 +58,7 @@ class CachedListing:
     def find(self, name: bytes) -> ListedEntry | None:
         """The entry of this name."""
         if self._by_name is None:  # most listings are never asked
-            self._by_name = {self.entries.name(i): i for i in range(len(self.entries))}
+            self._by_name = {name: index for index, name in enumerate(self.entries.names)}
         index = self._by_name.get(name)
         return None if index is None else self.entries[index]
 
@@ -183,7 +183,7 @@ class MetadataCache:
         if _room_of(listing) <= cache.maxsize:
             cache[number] = listing
             if not is_long:
-                self.names.begin(number, (entry.name for entry in listing.entries))
+                self.names.begin(number, listing.entries.names)
 
     def drop_listing(self, number: int) -> None:
         self._listings.pop(number, None)
@@ -209,4 +209,5 @@ class MetadataCache:
 
 
 def _room_of(listing: CachedListing) -> int:
-    return len(listing.entries) + 1
+    """In names; long ones count for more."""
+    return max(len(listing.entries), listing.entries.size // NAME_BYTES) + 1

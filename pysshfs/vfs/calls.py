@@ -326,7 +326,9 @@ class Calls:
         rule = RULES[call.method]
         is_closed = call.handle is not None and call.handle.closed
         is_unwanted = call.is_abandoned and call.method not in NOT_TWICE
-        if rule is Rule.RESTART:
+        if rule is Rule.RESTART and call.violations:  # it would break the protocol once more
+            self._fail(call, FilesystemError(errno.EIO, f"{call.method}: {error}"))
+        elif rule is Rule.RESTART:
             self._fail(call, StaleHandleError())
         elif rule is Rule.FORGET or is_unwanted or is_closed:
             self._fail(call, error)

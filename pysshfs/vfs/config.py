@@ -38,6 +38,13 @@ class VfsConfig(NamedTuple):
     fsync_on_close: bool = False
     async_ops: bool = False  # tell programs that it is done before the server says so
     strict_ambiguity: bool = False  # EIO for what cannot be told for certain after a lost reply
+    # What a server may make of its tree (`vfs/sanity.py`): of one listing the names, their bytes in
+    # all and the seconds that are waited for it (0: no bound), and the components of a path.
+    max_dir_entries: int = 1_000_000
+    max_dir_bytes: int = 256 * 1024 * 1024
+    max_dir_time: float = 600.0
+    max_depth: int = 200
+    hide_special: bool = False  # device nodes, FIFOs and sockets are not there
     # Owner shown for every file; None shows the server's.
     uid: int | None = None
     gid: int | None = None

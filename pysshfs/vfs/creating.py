@@ -20,6 +20,7 @@ from pysshfs.vfs import diagnose
 from pysshfs.vfs.ahead import Ahead
 from pysshfs.vfs.expected import Expected
 from pysshfs.vfs.openfile import open_mode
+from pysshfs.vfs.sanity import is_special
 
 if TYPE_CHECKING:
     from pysshfs.remotefs import Attributes
@@ -146,7 +147,8 @@ class Creating:
 
     async def _is_taken(self, looking: Reply[Attributes], error: FilesystemError) -> bool:
         """Whether an exclusive create failed because there is a file. ESTALE for a symlink: the
-        kernel, not the server, is to follow it."""
+        kernel, not the server, is to follow it. So it is to open a FIFO, on which a server that is
+        asked to may wait for ever; EEXIST where such are hidden from it."""
         if error.errno != errno.EEXIST and not diagnose.is_failure(error):
             return False
         try:
@@ -157,4 +159,7 @@ class Creating:
             raise FilesystemError(errno.ESTALE)
         if found.mode is not None and stat.S_ISDIR(found.mode):
             raise FilesystemError(errno.EISDIR)
+        if found.mode is not None and is_special(found.mode):
+            is_hidden = self._tree.config.hide_special
+            raise FilesystemError(errno.EEXIST if is_hidden else errno.ESTALE)
         return True

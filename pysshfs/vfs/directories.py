@@ -14,22 +14,34 @@ Offsets count entries from 1 and stay valid while the stream lives; going back t
 takes a new snapshot. When the connection is lost under it, the directory is read anew, and names
 that were had before are left out, so that none is missing and none comes twice.
 
+What a server says of a directory is checked by `sanity.ListingCheck`. A listing that is past one of
+its bounds fails, for this stream for good: what was had is given back, and so is the handle. The
+call that comes to the bound fails with EOVERFLOW, later ones with EIO: GNU ls takes EOVERFLOW for
+the trouble of one name, and asks for the next one, as long as it is told so.
+
 Touched by the opendir, readdir and releasedir requests of its directory and by the calls that
 remove names. Suspends in `open`, `rewind`, `read_ahead` and `entry_at`.
 """
 
 from __future__ import annotations
 
-import logging
+import errno
 import stat
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pysshfs.errors import StaleHandleError, UnmappedOwnerError, UnsafeReplyError
+import trio
+
+from pysshfs.errors import (
+    FilesystemError,
+    StaleHandleError,
+    UnmappedOwnerError,
+    UnsafeReplyError,
+)
 from pysshfs.vfs.budget import NAME_BYTES
 from pysshfs.vfs.cache import CachedListing
 from pysshfs.vfs.listing import Listing
-from pysshfs.vfs.sanity import checked_attributes, is_safe_name
+from pysshfs.vfs.sanity import ListingCheck, checked_attributes, is_special
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,12 +54,12 @@ if TYPE_CHECKING:
     from pysshfs.vfs.sanity import FileAttributes
     from pysshfs.vfs.tree import Tree
 
-log = logging.getLogger(__name__)
-
 # A short directory is one reply with its names and one that says that there are no more.
 _FIRST_IN_FLIGHT: Final = 2
 _MOST_IN_FLIGHT: Final = 16
 _FEW: Final = 50  # names; OpenSSH sends up to 100 in one reply
+# Of a server that sends many at once fewer replies are asked for in advance.
+_MOST_AHEAD: Final = 16_384  # names
 # Names past this one are told without their attributes, unless somebody asks for those.
 PLAIN_FROM: Final = 100_000
 
@@ -72,7 +84,8 @@ class DirectoryStream:
         self.was_read = False
         self._tree = tree
         self._entries = Listing()
-        self._seen: set[bytes] = set()
+        self._check = ListingCheck(tree.config)
+        self._failure: FilesystemError | None = None  # it is past a bound
         self._handle: RemoteHandle | None = None
         self._in_flight: deque[Reply[list[DirectoryEntry] | None]] = deque()
         self._sent_at: deque[float] = deque()  # of each of these, on the cache's clock
@@ -133,7 +146,7 @@ class DirectoryStream:
             return
         self._asked_at = tree.cache.clock()
         self.expires = self._asked_at + tree.config.stat_timeout
-        self._handle = await tree.server.opendir(self.inode.path())
+        self._handle = await tree.server.opendir(tree.paths.to_list(self.inode))
         self._ask()
 
     def _take(self, cached: CachedListing) -> None:
@@ -147,10 +160,15 @@ class DirectoryStream:
         """A new snapshot for rewinddir."""
         self.release()
         self._is_looked_up = False
-        self._entries, self._seen, self._complete = Listing(), set(), False
-        self._index, self._indexed = {}, 0
+        self._forget()
+        self._failure = None
         self.removed.clear()
         await self.open()
+
+    def _forget(self) -> None:
+        self._entries, self._complete = Listing(), False
+        self._check = ListingCheck(self._tree.config)
+        self._index, self._indexed, self._reached = {}, 0, 0
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -191,11 +209,13 @@ class DirectoryStream:
         return self._entries[index] if index < len(self._entries) else None
 
     async def _receive(self) -> None:
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
         if not self._in_flight:
             # A rewind, or a new beginning, did not get this far: it was interrupted, or it failed.
             await (self._restart() if self._entries else self._open())
             return
-        reply = self._in_flight[0]
+        reply, began = self._in_flight[0], trio.current_time()
         try:
             entries = await reply.wait()
         except StaleHandleError:
@@ -212,12 +232,28 @@ class DirectoryStream:
             self._finish()
             return
         is_short = not self._entries and len(entries) < _FEW
-        for entry in entries:
-            self._accept(entry)
+        had = self._check.names
+        self._accept(entries)
+        bound = self._check.over(self._check.names - had, trio.current_time() - began)
+        if bound is not None:
+            raise self._failed(bound)
         if is_short and self._in_flight:
             return  # most likely the next reply says that there are no more
-        self._depth = min(self._depth * 2, _MOST_IN_FLIGHT)
+        most = min(_MOST_IN_FLIGHT, max(_MOST_AHEAD // (len(entries) or 1), 1))
+        self._depth = min(self._depth * 2, most)
         self._ask()
+
+    def _failed(self, bound: str) -> FilesystemError:
+        """The listing is past this bound."""
+        oddities = self._check.oddities()
+        what = f"{bound}: its listing fails (EOVERFLOW)"
+        if oddities:
+            what += f"; names that cannot be: {oddities}"
+        self._tree.notices.say(self.inode, "bounds", what)
+        self._failure = FilesystemError(errno.EIO, bound)
+        self._forget()
+        self.close()
+        return FilesystemError(errno.EOVERFLOW, bound)
 
     async def _restart(self) -> None:
         """The connection under this listing was lost: read on in a new one."""
@@ -226,37 +262,37 @@ class DirectoryStream:
         self._sent_at.clear()
         self._handle = None
         self._depth = _FIRST_IN_FLIGHT
-        handle = await self._tree.server.opendir(self.inode.path())
+        handle = await self._tree.server.opendir(self._tree.paths.to_list(self.inode))
         if self._handle is None and not self._complete:
             self._handle = handle
+            self._check.begin_again()
             self._ask()
         else:  # another reader of this stream was faster
             self._tree.server.closedir(handle)
 
-    def _accept(self, entry: DirectoryEntry) -> None:
-        name = entry.name
-        if not is_safe_name(name):
-            if name not in (b".", b".."):
-                log.warning("left out a name that cannot be: %r", name[:300])
-            return
-        if name in self._seen:
-            return
-        self._seen.add(name)
-        self._entries.append(name, self._checked(name, entry.attributes))
+    def _accept(self, entries: list[DirectoryEntry]) -> None:
+        admits, append = self._check.admits, self._entries.append
+        hides_special = self._tree.config.hide_special
+        for name, attributes in entries:
+            if admits(name):
+                checked = self._checked(attributes)
+                if not (hides_special and checked is not None and is_special(checked.mode)):
+                    append(name, checked)
 
-    def _checked(self, name: bytes, attributes: Attributes) -> FileAttributes | None:
+    def _checked(self, attributes: Attributes) -> FileAttributes | None:
         try:
             return self._tree.owners.to_local(checked_attributes(attributes))
-        except UnsafeReplyError as error:
-            log.warning("attributes of %r: %s", name, error)
+        except UnsafeReplyError:
+            if attributes.mode is not None:  # without is allowed: they are asked for, then
+                self._check.impossible()
         except UnmappedOwnerError:
             pass  # who asks for the name by itself is told
         return None
 
     def _finish(self) -> None:
         self._complete = True
-        self._seen = set()
         self.close()
+        self._check = ListingCheck(self._tree.config)  # it has a set of all names
         if self._is_current and self.inode.is_linked:
             listing = CachedListing(
                 self._entries,
@@ -342,7 +378,7 @@ class DirectoryStream:
             self._index.clear()
         first = max(self._indexed, self._reached - most)
         for index in range(first, self._reached):
-            self._index[self._entries.name(index)] = index
+            self._index[self._entries.names[index]] = index
         self._indexed = self._reached
         found = self._index.get(name)
         return None if found is None else self._entries[found]
@@ -357,6 +393,9 @@ class DirectoryStream:
 
     def close(self) -> None:
         """Give the server its handle back; nobody waits for that."""
+        oddities = self._check.oddities()
+        if oddities:
+            self._tree.notices.say(self.inode, "oddities", f"names that cannot be: {oddities}")
         handle, self._handle = self._handle, None
         self._in_flight.clear()
         self._sent_at.clear()

@@ -28,7 +28,7 @@ from pysshfs.reply import unless_interrupted
 from pysshfs.vfs import diagnose
 from pysshfs.vfs.openfile import Opened, OpenFile, open_mode
 from pysshfs.vfs.repeat import Truncating, Version, is_missing
-from pysshfs.vfs.sanity import MAX_SIZE
+from pysshfs.vfs.sanity import MAX_SIZE, checked_attributes
 
 if TYPE_CHECKING:
     from pysshfs.remotefs import Attributes
@@ -288,7 +288,7 @@ class Files:
             writeback.push()
             with writeback.watched() as reached:
                 attributes = await self._tree.server.fstat(file.handle)
-            size = max(attributes.size or 0, reached.end)
+            size = max(checked_attributes(attributes).size, reached.end)
             if writeback.is_clean:
                 file.inode.known_size = size
             end = max(size, writeback.end)  # others may have written meanwhile

@@ -19,7 +19,7 @@ from pysshfs.reply import unless_interrupted
 from pysshfs.vfs import diagnose
 from pysshfs.vfs.ahead import Ahead
 from pysshfs.vfs.repeat import Removing, is_missing
-from pysshfs.vfs.sanity import NAME_MAX, FileAttributes, checked_link_target
+from pysshfs.vfs.sanity import NAME_MAX, FileAttributes, checked_link_target, is_special
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -137,6 +137,9 @@ class Namespace:
             sent_at, directory = tree.mutations, parent.path()
             try:
                 attributes = await tree.server.lstat(tree.child_path(parent, name))
+                if tree.config.hide_special and is_special(attributes.mode or 0):
+                    self._note_absent(parent, name, sent_at)
+                    return None
             except RemoteStatusError as error:
                 if not is_missing(error):
                     raise

@@ -11,7 +11,8 @@ read at offset 0, too, so that short files and first blocks come in one round tr
 Blocks are aligned to `block_size`, a power of two, because the kernel's reads are: a read of one
 block is answered with the very bytes that came from the wire. A server may answer a READ short;
 the rest is asked for until the block is full or an empty reply marks the end. Nothing is ever
-filled in.
+filled in. An end before the size that the file is believed to have is looked into before it is
+believed (`vfs/endings.py`).
 
 All open files together hold at most `total` bytes of blocks (`vfs/budget.py`): past that nothing is
 read ahead, only what is wanted now. A block is never abandoned by the task that waits for it;
@@ -20,23 +21,29 @@ others may want it.
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import TYPE_CHECKING, Final
 
 import trio
 
+from pysshfs.errors import UnsafeReplyError
 from pysshfs.reply import Reply
+from pysshfs.vfs.endings import shown_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from pysshfs.vfs.budget import Share
     from pysshfs.vfs.call import OpenFileHandle
     from pysshfs.vfs.server import Server
 
+log = logging.getLogger(__name__)
+
 _FIRST_WINDOW: Final = 256 * 1024
 _GROWTH: Final = 4
 _NEAR: Final = 1024 * 1024  # how far a read may stray from the expected offset: kernel read-ahead
+_LOOKS: Final = 2  # at a file that ends too early, before that is an error
 _LARGEST_BLOCK: Final = 128 * 1024  # the kernel's read-ahead window, hence its usual READ
 
 
@@ -88,7 +95,8 @@ class _Block:
 
 
 class FileReader:
-    """Reads of one open file. `size` tells how long the file is believed to be (bytes)."""
+    """Reads of one open file. `size` tells how long the file is believed to be (bytes), and
+    `size_now` asks the server, as `endings.size_now` does."""
 
     def __init__(
         self,
@@ -97,20 +105,29 @@ class FileReader:
         budget: Share,
         largest_window: int,
         size: Callable[[], int],
+        size_now: Callable[[], Awaitable[int | None]],
     ) -> None:
         self._server = server
         self._handle = handle
         self._budget = budget
         self._largest_window = largest_window
         self._size = size
+        self._size_now = size_now
         self._block_size = block_size_for(server.capabilities.max_read)
         self._blocks: dict[int, _Block] = {}
         self._expected = 0
         self._window = 0
         self._grown_at = -math.inf  # trio's time
+        self._was_reported = False  # that it ends too early
 
     async def read(self, offset: int, length: int) -> bytes:
         """At most `length` bytes from `offset`; fewer only at the end of the file."""
+        data = await self._read(offset, length)
+        if len(data) == length or offset + len(data) >= self._size():
+            return data
+        return await self._to_the_end(data, offset, length)
+
+    async def _read(self, offset: int, length: int) -> bytes:
         if self._handle.stale is not None:  # whatever has been read of it
             raise self._handle.stale.with_traceback(None)
         if self._expected and offset >= self._size():
@@ -125,6 +142,22 @@ class FileReader:
         data = await self._gather(blocks, offset, length)
         self._drop_before(offset)
         return data
+
+    async def _to_the_end(self, data: bytes, offset: int, length: int) -> bytes:
+        """What was asked for ends before the file was believed to end."""
+        for _ in range(_LOOKS):
+            size, end = await self._size_now(), offset + len(data)
+            if size is None or size <= end:
+                return data
+            more = await self._fetch(end, min(size - end, offset + length - end))
+            data += more
+            if offset + len(data) >= min(size, offset + length):
+                return data
+        error = UnsafeReplyError(f"a file of {size} bytes that ends after {offset + len(data)}")
+        if not self._was_reported:
+            self._was_reported = True
+            log.warning("reading %s: %s", shown_path(self._handle), error)
+        raise error
 
     def read_at_hand(self, offset: int, length: int) -> bytes | None:
         """The same, if all of it is here."""

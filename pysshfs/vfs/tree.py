@@ -17,18 +17,21 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from pysshfs.errors import FilesystemError, RemoteStatusError
+from pysshfs.vfs import endings
 from pysshfs.vfs.budget import Budget
 from pysshfs.vfs.cache import MetadataCache
 from pysshfs.vfs.idmap import Owners
 from pysshfs.vfs.inodes import InodeTable
 from pysshfs.vfs.kernelcache import Entry, KernelCache, NoKernel
 from pysshfs.vfs.moves import Moves
+from pysshfs.vfs.notices import Notices
 from pysshfs.vfs.ownernames import NamesAsked
+from pysshfs.vfs.paths import Paths
 from pysshfs.vfs.prefetch import FilesAhead
 from pysshfs.vfs.promises import Promises
 from pysshfs.vfs.readahead import FileReader
 from pysshfs.vfs.repeat import Making, Marks, Version, is_missing
-from pysshfs.vfs.sanity import PATH_MAX, FileAttributes, checked_attributes
+from pysshfs.vfs.sanity import FileAttributes, checked_attributes
 from pysshfs.vfs.walk import WalkAhead
 from pysshfs.vfs.writeback import Writeback
 from pysshfs.vfs.writebackpool import WritebackPool
@@ -80,20 +83,13 @@ class Tree:
         self.files_ahead = FilesAhead(self)
         self.marks = Marks()
         self.promises = Promises(self)
+        self.notices = Notices()
+        self.paths = Paths(config.max_depth, self.notices)
+        self.child_path = self.paths.child
         self.kernel: KernelCache = NoKernel()
         self.mutations = 0
         self._fetching: dict[int, _Fetch] = {}
         self.moves = Moves()
-
-    # --- paths ------------------------------------------------------------------------------
-
-    def child_path(self, parent: Inode, name: bytes) -> bytes:
-        """Raises ESTALE below a directory that is gone, ENAMETOOLONG past 4,096 bytes."""
-        directory = parent.path()
-        path = directory + b"/" + name if directory else name
-        if len(path) >= PATH_MAX:
-            raise FilesystemError(errno.ENAMETOOLONG)
-        return path
 
     # --- changes ----------------------------------------------------------------------------
 
@@ -231,6 +227,7 @@ class Tree:
             self.read_budget,
             self.config.readahead,
             lambda: inode.known_size,
+            lambda: endings.size_now(self, inode, handle),
         )
 
     def close(self, handle: OpenFileHandle) -> None:

@@ -29,8 +29,8 @@ tasks belong to `run`. An opendir that finds its listing under way waits for it 
 
 from __future__ import annotations
 
+import errno
 import math
-import stat
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -187,7 +187,7 @@ class WalkAhead:
         """The whole listing of this directory is known now."""
         if not self._tree.config.directory_timeout:
             return  # it is not remembered, and nothing that is fetched would be
-        below = _directories(entries)
+        below = entries.directories()
         for name in below[:_MOST_EXPECTED]:
             self._expected[self._tree.inodes.number_for(inode, name)] = None
         while len(self._expected) > _MOST_EXPECTED:
@@ -211,7 +211,7 @@ class WalkAhead:
                 continue
             listing = self._tree.cache.listing(parent.number)
             if listing is not None:
-                self._enqueue(parent, _directories(listing.entries), self._waiting.append)
+                self._enqueue(parent, listing.entries.directories(), self._waiting.append)
 
     def _judge_order(self, first: Inode) -> None:
         """See in which order a walk goes, by what it opens first of a directory."""
@@ -222,7 +222,7 @@ class WalkAhead:
             self._judged.clear()
         self._judged.add(parent.number)
         listing = self._tree.cache.listing(parent.number)
-        names = [] if listing is None else _directories(listing.entries)
+        names = [] if listing is None else listing.entries.directories()
         if not names or min(names) == names[0] or first.name not in (min(names), names[0]):
             return
         self._by_name = first.name != names[0]
@@ -239,7 +239,7 @@ class WalkAhead:
         if len(self._followed) >= _MOST_EXPECTED:
             self._followed.clear()  # it saves work only: what is not expected is not fetched again
         self._followed.add(parent.number)
-        if names and len(self._waiting) < _MOST_WAITING:
+        if names and self._tree.paths.may_list_below(parent) and len(self._waiting) < _MOST_WAITING:
             self._tree.inodes.hold(parent)
             put((parent, sorted(names, reverse=True) if self._by_name else names[::-1]))
             self._wake.set()
@@ -327,18 +327,12 @@ class WalkAhead:
                 self._not_unused(inode.number)
                 self._unused[inode.number] = names + 1  # as the cache counts it
                 self._unused_room += names + 1
-        except FilesystemError:
+        except FilesystemError as error:
             self.wasted += 1  # the program will ask itself, and be told
+            if error.errno == errno.EOVERFLOW:
+                self._too_long[inode.number] = True
         finally:
             stream.close()
             inodes.drop_unused(inode)
             self._under_way.pop(inode.number).set()
             self._wake.set()
-
-
-def _directories(entries: Listing) -> list[bytes]:
-    return [
-        entry.name
-        for entry in entries
-        if entry.attributes is not None and stat.S_ISDIR(entry.attributes.mode)
-    ]

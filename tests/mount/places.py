@@ -69,11 +69,12 @@ def run_call(
 
 
 class AsyncsshServer:
-    """asyncssh's SFTP server, as `python -m pysshfs.demo serve` runs it, as a process."""
+    """asyncssh's SFTP server, as `python -m pysshfs.demo serve` runs it, as a process. `module`
+    may be another with the same command line."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, module: str = "pysshfs.demo") -> None:
         self._state = Path(tempfile.mkdtemp(prefix="pysshfs-keys-")) / "keys"
-        argv = [sys.executable, "-m", "pysshfs.demo", "serve"]
+        argv = [sys.executable, "-m", module, "serve"]
         argv += ["--root", str(root), "--state", str(self._state)]
         self._process = subprocess.Popen(
             argv, cwd=procs.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE

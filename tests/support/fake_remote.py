@@ -8,6 +8,8 @@ due arrive together, before any task that waited for one of them runs on.
 It has any number of further sessions on the same tree (`open_extra`), each a `FakeRemote` with an
 order and replies of its own, in `extras`; they end with the first.
 
+A server that lies: `strange_entries`, `invented`, `overridden`, `ends`.
+
 For tests: `hold` and `release` make a silent server of it, `go_deaf` one that gets nothing more,
 `drop_connection` a dead one, `connect_anew` the next session on the same tree; `fail_next` has one
 request refused; `stall` and `go_on` keep a session from carrying out what it is sent. `calls` is
@@ -95,6 +97,7 @@ class _Handle:
         self.mode = mode
         self.listing: list[DirectoryEntry] = []
         self.listed = 0
+        self.replies = 0
 
 
 class _Answer(NamedTuple):
@@ -124,6 +127,9 @@ class FakeRemote:
         self.users: dict[int, bytes] = {}  # what the server calls them
         self.groups: dict[int, bytes] = {}
         self.strange_entries: list[DirectoryEntry] = []  # put into every listing, unchecked
+        # What the n-th READDIR (from 0 on) of a directory says, whatever is true.
+        self.invented: Callable[[bytes, int], list[DirectoryEntry] | None] | None = None
+        self.ends: dict[bytes, int] = {}  # where READs of a file end, whatever its size is
         self.overridden: dict[bytes, Attributes] = {}  # what lstat says of a path, whatever is true
         self.calls: list[tuple[str, ...]] = []
         self.closed_lazily: list[bool] = []  # of each CLOSE
@@ -492,7 +498,8 @@ class FakeRemote:
             if OpenMode.READ not in known.mode:
                 raise fail(errno.EBADF)
             most = length if self.short_reads is None else min(length, self.short_reads)
-            return bytes(known.node.data[offset : offset + most])
+            end = min(offset + most, self.ends.get(known.path, 1 << 63))
+            return bytes(known.node.data[offset:end])
 
         return self._on_handle(work, "read", handle, offset, length)
 
@@ -573,6 +580,9 @@ class FakeRemote:
 
     def readdir(self, handle: RemoteHandle) -> Reply[list[DirectoryEntry] | None]:
         def work(known: _Handle) -> list[DirectoryEntry] | None:
+            if self.invented is not None:
+                known.replies += 1
+                return self.invented(known.path, known.replies - 1)
             entries = known.listing[known.listed : known.listed + self.batch]
             known.listed += len(entries)
             return entries or None

@@ -337,6 +337,38 @@ class TestWhenTheServerDoesNotAnswer:
         assert message in option_refusal(option)
 
 
+class TestWhatTheServerMayMakeOfItsTree:
+    def test_what_holds_without_any(self) -> None:
+        settings = mount().settings
+        assert settings.max_dir_entries == 1_000_000
+        assert settings.max_dir_bytes == 256 << 20
+        assert settings.max_dir_time == 600
+        assert settings.max_depth == 200
+        assert not settings.hide_special
+
+    def test_others(self) -> None:
+        settings = mount(
+            "max_dir_entries=5,max_dir_bytes=64k,max_dir_time=0,max_depth=1,hide_special"
+        ).settings
+        assert (settings.max_dir_entries, settings.max_dir_bytes) == (5, 65536)
+        assert (settings.max_dir_time, settings.max_depth) == (0, 1)
+        assert settings.hide_special
+
+    @pytest.mark.parametrize(
+        ("option", "message"),
+        [
+            *((f"max_dir_entries={v}", "whole number") for v in ("0", "-1", "1.5", "many", "1k")),
+            *((f"max_dir_bytes={v}", "number of bytes") for v in ("0", "1023", "-1", "2T", "x")),
+            *((f"max_dir_time={v}", "number of seconds") for v in ("-1", "soon", "1m")),
+            *((f"max_depth={v}", "whole number") for v in ("0", "-1", "2049", "deep")),
+            ("max_depth", "option 'max_depth' needs a value"),
+            ("hide_special=1", "option 'hide_special' takes no value"),
+        ],
+    )
+    def test_refused_values(self, option: str, message: str) -> None:
+        assert message in option_refusal(option)
+
+
 class TestSshValues:
     @pytest.mark.parametrize(
         ("option", "pair"),

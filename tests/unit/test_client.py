@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from pysshfs.errors import ProtocolError, StaleHandleError, UnsupportedError
+from pysshfs.errors import FilesystemError, ProtocolError, StaleHandleError, UnsupportedError
 from pysshfs.remote import wire
 from pysshfs.remote.client import (
     MOST_LENGTH,
@@ -17,7 +18,13 @@ from pysshfs.remote.client import (
     capabilities,
 )
 from pysshfs.remote.session import SftpSession
-from pysshfs.remotefs import AttributeChange, OpenMode, OwnerNames, RemoteHandle
+from pysshfs.remotefs import (
+    PATH_MAX,
+    AttributeChange,
+    OpenMode,
+    OwnerNames,
+    RemoteHandle,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,6 +96,43 @@ def test_paths_are_below_the_served_directory(base: bytes, path: bytes, absolute
     assert server.last() == (wire.FXP_LSTAT, wire.string(absolute))
 
 
+ON_PATHS: list[Callable[[SftpRemote, bytes], Reply[object]]] = [
+    lambda remote, path: cast("Reply[object]", remote.lstat(path)),
+    lambda remote, path: cast("Reply[object]", remote.stat(path)),
+    lambda remote, path: cast("Reply[object]", remote.setstat(path, AttributeChange(size=1))),
+    lambda remote, path: cast("Reply[object]", remote.lsetstat(path, AttributeChange(size=1))),
+    lambda remote, path: cast("Reply[object]", remote.statvfs(path)),
+    lambda remote, path: cast("Reply[object]", remote.open(path, OpenMode.READ)),
+    lambda remote, path: cast("Reply[object]", remote.opendir(path)),
+    lambda remote, path: cast("Reply[object]", remote.readlink(path)),
+    lambda remote, path: cast("Reply[object]", remote.symlink(b"target", path)),
+    lambda remote, path: cast("Reply[object]", remote.link(b"a", path)),
+    lambda remote, path: cast("Reply[object]", remote.link(path, b"a")),
+    lambda remote, path: cast("Reply[object]", remote.mkdir(path, 0o755)),
+    lambda remote, path: cast("Reply[object]", remote.rmdir(path)),
+    lambda remote, path: cast("Reply[object]", remote.remove(path)),
+    lambda remote, path: cast("Reply[object]", remote.rename(path, b"a")),
+    lambda remote, path: cast("Reply[object]", remote.rename(b"a", path)),
+    lambda remote, path: cast("Reply[object]", remote.posix_rename(path, b"a")),
+    lambda remote, path: cast("Reply[object]", remote.posix_rename(b"a", path)),
+]
+
+
+@pytest.mark.parametrize("call", ON_PATHS)
+def test_a_path_that_is_too_long_is_not_sent(
+    call: Callable[[SftpRemote, bytes], Reply[object]],
+) -> None:
+    """With the served directory's own, and the NUL that ends it on the server."""
+    server = Server(base=b"/srv")
+    longest = b"x" * (PATH_MAX - 1 - len(b"/srv/"))
+    reply = call(server.remote, longest + b"x")
+    assert isinstance(reply.error, FilesystemError)
+    assert reply.error.errno == errno.ENAMETOOLONG
+    assert server.sent == []
+    assert not call(server.remote, longest).done
+    assert len(server.sent) == 1
+
+
 ON_HANDLES: list[Callable[[SftpRemote, RemoteHandle], Reply[object]]] = [
     lambda remote, handle: cast("Reply[object]", remote.fstat(handle)),
     lambda remote, handle: cast("Reply[object]", remote.fsetstat(handle, AttributeChange(size=1))),
@@ -112,16 +156,17 @@ def test_a_handle_is_good_on_its_own_connection_only(
     assert wire.string(b"h1") in server.sent[-1]
 
 
-@pytest.mark.parametrize("length", [0, 11, 100])
-def test_a_read_gives_no_more_than_was_asked_and_not_nothing(length: int) -> None:
+@pytest.mark.parametrize("length", [11, 100])
+def test_a_read_gives_no_more_than_was_asked(length: int) -> None:
     server = Server()
     reply = server.remote.read(HANDLE, 0, 10)
     server.say(wire.FXP_DATA, wire.string(bytes(length)))
     assert isinstance(reply.error, ProtocolError)
 
 
-@pytest.mark.parametrize("length", [1, 10])
+@pytest.mark.parametrize("length", [0, 1, 10])
 def test_a_read_may_give_less(length: int) -> None:
+    """None at all is taken for the end, which `vfs/endings.py` does not believe at once."""
     server = Server()
     reply = server.remote.read(HANDLE, 0, 10)
     server.say(wire.FXP_DATA, wire.string(bytes(length)))

@@ -443,7 +443,7 @@ def test_a_listing_gives_what_was_put_in() -> None:
     listing.append(b"a", large)
     listing.append(b"\xff" * 255, None)
     assert list(listing) == [(b"a", large), (b"\xff" * 255, None)]
-    assert (len(listing), listing[0], listing.name(1)) == (2, (b"a", large), b"\xff" * 255)
+    assert (len(listing), listing[0], listing.names[1]) == (2, (b"a", large), b"\xff" * 255)
     assert 256 < listing.size < 500
 
 

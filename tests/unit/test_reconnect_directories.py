@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
+from pysshfs.errors import FilesystemError, ProtocolError
 from pysshfs.vfs.filesystem import ROOT_NUMBER
 from tests.support.cuts import Cuts, drop_and_reconnect, new_tree
 from tests.support.fake_mount import mounted, settle, start
@@ -186,3 +188,20 @@ async def test_opening_a_directory_is_repeated() -> None:
             await settle()
             assert await mount.read_names(opening.result()) == [b"d"]
             await mount.fs.releasedir(opening.result())
+
+
+async def test_a_listing_that_breaks_the_protocol_is_not_asked_for_on_each_session() -> None:
+    """It would end them all."""
+    async with mounted(with_names()) as mount, trio.open_nursery() as nursery:
+        fh = await mount.fs.opendir(ROOT_NUMBER)
+        mount.remote.hold()
+        reading = start(nursery, mount.read_names, fh)
+        await settle()
+        mount.remote.drop_connection(ProtocolError("nonsense"))
+        await settle()
+        with pytest.raises(FilesystemError) as caught:
+            reading.result()
+        assert caught.value.errno == errno.EIO
+        await mount.fs.releasedir(fh)
+        await mount.reconnect()
+        assert await mount.names() == [b"d"]

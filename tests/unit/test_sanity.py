@@ -10,12 +10,15 @@ from hypothesis import strategies as st
 
 from pysshfs.errors import UnsafeReplyError
 from pysshfs.remotefs import Attributes
+from pysshfs.vfs.config import VfsConfig
 from pysshfs.vfs.sanity import (
     MAX_SIZE,
+    MAX_TIME,
     PATH_MAX,
+    ListingCheck,
     checked_attributes,
     checked_link_target,
-    is_safe_name,
+    is_special,
 )
 
 KINDS = [
@@ -67,16 +70,26 @@ def test_whatever_passes_is_fit_for_the_kernel(attributes: Attributes) -> None:
     assert stat.S_IFMT(checked.mode) in KINDS
     assert checked.mode < 1 << 16
     assert 0 <= checked.size <= MAX_SIZE
+    assert 0 <= checked.atime <= MAX_TIME
+    assert 0 <= checked.mtime <= MAX_TIME
+
+
+@pytest.mark.parametrize(
+    ("said", "told"), [(-1, 0), (MAX_TIME, MAX_TIME), (MAX_TIME + 1, MAX_TIME), (1 << 70, MAX_TIME)]
+)
+def test_times_out_of_range_are_the_nearest_within(said: int, told: int) -> None:
+    checked = checked_attributes(GOOD._replace(atime=said, mtime=said))
+    assert (checked.atime, checked.mtime) == (told, told)
 
 
 @pytest.mark.parametrize("name", [b"a", b"...", b".x", b"\xff", b"n" * 255, b" ", b"\n", b"\\"])
 def test_names_that_can_be(name: bytes) -> None:
-    assert is_safe_name(name)
+    assert ListingCheck(VfsConfig()).admits(name)
 
 
 @pytest.mark.parametrize("name", [b"", b".", b"..", b"/", b"a/", b"a/b", b"\0", b"a\0", b"n" * 256])
 def test_names_that_cannot_be(name: bytes) -> None:
-    assert not is_safe_name(name)
+    assert not ListingCheck(VfsConfig()).admits(name)
 
 
 @pytest.mark.parametrize("target", [b"x", b"/", b"../..", b"\xff", b"t" * (PATH_MAX - 1)])
@@ -88,3 +101,23 @@ def test_link_targets_that_can_be(target: bytes) -> None:
 def test_link_targets_that_cannot_be(target: bytes) -> None:
     with pytest.raises(UnsafeReplyError):
         checked_link_target(target)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_special(kind: int) -> None:
+    is_ordinary = kind in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)
+    assert is_special(kind | 0o644) is not is_ordinary
+
+
+@given(st.lists(st.binary(max_size=3) | st.sampled_from([b".", b"..", b"x" * 256, b"a/b"])))
+def test_the_kernel_gets_each_name_that_can_be_once(names: list[bytes]) -> None:
+    check = ListingCheck(VfsConfig())
+    told = [name for name in names if check.admits(name)]
+    bad = {b"", b".", b"..", b"x" * 256}
+    possible = [n for n in names if n not in bad and b"/" not in n and b"\0" not in n]
+    assert told == list(dict.fromkeys(possible))
+    assert check.names == len(told)
+    assert check.name_bytes == sum(map(len, told))
+    dots = sum(name in names for name in (b".", b".."))
+    counted = sum(int(part.split()[0]) for part in check.oddities().split(", ") if part)
+    assert counted == len(names) - len(told) - dots

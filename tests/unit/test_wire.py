@@ -123,6 +123,14 @@ def test_entries_come_back(entries: list[tuple[bytes, Attributes]]) -> None:
     assert wire.parse_entries(wire.Reader(body)) == [DirectoryEntry(*entry) for entry in entries]
 
 
+def test_a_reply_has_no_more_names_than_anybody_sends() -> None:
+    entry = wire.string(b"") + wire.string(b"") + wire.u32(0)
+    most = wire._MAX_NAMES
+    assert len(wire.parse_entries(wire.Reader(wire.u32(most) + most * entry))) == most
+    with pytest.raises(ProtocolError):
+        wire.parse_entries(wire.Reader(wire.u32(most + 1) + (most + 1) * entry))
+
+
 def test_statvfs_comes_back() -> None:
     body = struct.pack(">11Q", *range(1, 12))
     expected = FilesystemStatistics(1, 2, 3, 4, 5, 6, 7, 8, 11)
