@@ -175,6 +175,10 @@ class SftpRemote:
     def hurry(self) -> None:
         self._session.hurry()
 
+    @property
+    def served(self) -> bytes:
+        return self._base or b"/"
+
     # --- paths and handles ------------------------------------------------------------------
 
     def _path(self, path: bytes) -> bytes:
@@ -339,6 +343,9 @@ class SftpRemote:
             expected=wire.FXP_NAME,
             parse=wire.parse_single_name,
         )
+
+    def realpath(self, path: bytes) -> Reply[bytes]:
+        return request_realpath(self._session, path)
 
     def symlink(self, target: bytes, path: bytes) -> Reply[None]:
         # OpenSSH has the two arguments the other way round than the draft, and so has everybody

@@ -35,6 +35,18 @@ class CachedAttributes(NamedTuple):
     expires: float  # on the cache's clock
 
 
+class ResolvedLink(NamedTuple):
+    """Where a link leads whose text could not be passed on (`vfs/readlink.py`): names below the
+    served directory, None for elsewhere. True of a link with this path and this text."""
+
+    path: bytes
+    text: bytes
+    place: tuple[bytes, ...] | None
+
+    def is_of(self, path: bytes, text: bytes) -> bool:
+        return (self.path, self.text) == (path, text)
+
+
 class CachedListing:
     """A whole directory. On the cache's clock, `expires` is for the attributes in it and
     `absent_until` for what is not in it; `begun_at` is the tree's mutation counter when it was
@@ -75,6 +87,7 @@ class MetadataCache:
             entries, lambda _number, item, _now: item.expires, clock
         )
         self._links: TTLCache[int, bytes] = TTLCache(entries, config.link_timeout, clock)
+        self._resolved: TTLCache[int, ResolvedLink] = TTLCache(entries, config.link_timeout, clock)
         self._absent: TTLCache[tuple[int, bytes], bool] = TTLCache(
             entries, config.negative_timeout, clock
         )
@@ -145,6 +158,13 @@ class MetadataCache:
 
     def drop_link(self, number: int) -> None:
         self._links.pop(number, None)
+        self._resolved.pop(number, None)
+
+    def resolved_link(self, number: int) -> ResolvedLink | None:
+        return self._resolved.get(number)
+
+    def store_resolved_link(self, number: int, resolved: ResolvedLink) -> None:
+        self._resolved[number] = resolved
 
     # --- names known to be absent -------------------------------------------------------------
 
@@ -193,7 +213,13 @@ class MetadataCache:
 
     def measure(self) -> None:
         """Note in the budget what is held, by the number of entries."""
-        tables = (self._attributes, self._links, self._absent, self._lately_absent)
+        tables = (
+            self._attributes,
+            self._links,
+            self._resolved,
+            self._absent,
+            self._lately_absent,
+        )
         entries = sum(cache.currsize for cache in tables) + self.names.count
         self._budget.metadata.held = int(entries * ENTRY_BYTES / (len(tables) + 1))
         names = self._listings.currsize + self._long_listings.currsize
@@ -202,7 +228,7 @@ class MetadataCache:
     def clear(self) -> None:
         self._lately_absent.clear()
         self.names.clear()
-        for cache in (self._attributes, self._links, self._absent):
+        for cache in (self._attributes, self._links, self._resolved, self._absent):
             cache.clear()
         for listings in (self._listings, self._long_listings):
             listings.clear()

@@ -246,8 +246,11 @@ class DirectoryStream:
         self._entries.append(name, self._checked(name, entry.attributes))
 
     def _checked(self, name: bytes, attributes: Attributes) -> FileAttributes | None:
+        config = self._tree.config
+        if config.follows and stat.S_ISLNK(attributes.mode or 0):
+            return None  # a listing does not say what links lead to; who looks them up is told
         try:
-            return idmap.to_local(self._tree.config, checked_attributes(attributes))
+            return idmap.to_local(config, checked_attributes(attributes))
         except UnsafeReplyError as error:
             log.warning("attributes of %r: %s", name, error)
             return None
