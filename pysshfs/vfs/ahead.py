@@ -213,7 +213,7 @@ class Ahead:
 
     async def may_remove_directory(self, parent: Inode, name: bytes) -> bool:
         """It must be known to be empty, too, and no link that is shown as a directory."""
-        if self._tree.config.follows or not await self.may_remove(parent, name):
+        if not await self.may_remove(parent, name) or self._tree.config.follows:
             return False
         inode = self._tree.inodes.child(parent, name)
         if inode is None or inode.kind != stat.S_IFDIR:
