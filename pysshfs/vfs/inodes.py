@@ -43,7 +43,7 @@ class Inode:
     to a request sent before that is out of date. `child_mutated_at` is the same for the attributes
     of whatever is in a directory, so that it outlives an inode which the kernel forgets:
     `changed_before` is what it was when this inode was made. `believed_depth` is of a directory
-    that was renamed after its caller had left: how deep the kernel may believe it to be.
+    that was renamed otherwise than the kernel was told: how deep that may believe it to be.
     """
 
     __slots__ = (
@@ -159,6 +159,11 @@ class Inode:
         if inode.number != ROOT_NUMBER:
             return 0
         return levels if least is None else min(levels, least)
+
+    def may_be_believed_at(self, depth: int) -> None:
+        """The kernel may have this directory so deep, until it looks it up again."""
+        known = self.believed_depth
+        self.believed_depth = depth if known is None else min(known, depth)
 
     def __repr__(self) -> str:
         return f"<Inode {self.number} {self.name!r} lookups={self.lookups}>"

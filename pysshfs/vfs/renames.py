@@ -116,8 +116,7 @@ class Renames:
         """Links below it must not lead further up than is safe from the place that it had, until it
         is looked up at its new one."""
         if moved is not None and moved.kind == stat.S_IFDIR:
-            earlier, believed = parent.depth() + 1, moved.believed_depth
-            moved.believed_depth = earlier if believed is None else min(earlier, believed)
+            moved.may_be_believed_at(parent.depth() + 1)
         self._tree.kernel.entry_changed(parent.number, name)
         self._tree.kernel.entry_changed(new_parent.number, new_name)
 

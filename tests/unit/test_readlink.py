@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from pysshfs.errors import FilesystemError
+from pysshfs.errors import FX_PERMISSION_DENIED, FilesystemError, RemoteStatusError
 from pysshfs.vfs.config import VfsConfig
 from pysshfs.vfs.filesystem import ROOT_NUMBER
 from tests.support.fake_mount import Mount, mounted, settle, start
@@ -246,6 +246,30 @@ async def test_after_a_late_rename_links_are_judged_by_where_the_kernel_believes
             assert caught.value.errno == errno.EPERM
         assert await text(mount, b"d/top/l") == b"../../other/file"  # it was looked up
         assert await mount.fs.readlink(below) == b"../../../other/file"
+
+
+async def test_after_a_refused_promise_links_are_judged_by_where_the_kernel_believes_them() -> None:
+    """A directory was moved up, as far as the kernel knows; the server says that it was not."""
+    tree = new_tree()
+    tree.symlink(b"../../../other/file", b"d/e/f/l")
+    async with mounted(tree, config=VfsConfig(async_ops=True)) as mount:
+        await serve(mount)
+        await mount.names()
+        await mount.names(b"d/e")
+        number, old = await mount.number(b"d/e/f/l"), await mount.number(b"d/e")
+        assert await mount.fs.readlink(number) == b"../../../other/file"
+        mount.remote.hold()
+        mount.remote.fail_next("posix_rename", RemoteStatusError(FX_PERMISSION_DENIED))
+        await mount.fs.rename(old, b"f", ROOT_NUMBER, b"f", 0)  # at once
+        mount.remote.release()
+        await settle()
+        assert mount.tree.exists(b"d/e/f/l")
+        with pytest.raises(FilesystemError) as caught:
+            await mount.fs.readlink(number)
+        assert caught.value.errno == errno.EPERM
+        assert await text(mount, b"d/e/f/l") == b"../../../other/file"  # it was looked up
+        with pytest.raises(FilesystemError):
+            mount.fs.raise_broken_promise()
 
 
 # --- what is said of it ---------------------------------------------------------------------------
