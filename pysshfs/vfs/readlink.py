@@ -120,7 +120,7 @@ class ReadLink:
             raise FilesystemError(errno.EPERM, f"{inode!r} is renamed all the time")
         if place is None:
             raise self._refused(inode, text)
-        found = symlinks.relative(place, _directory_of(path))
+        found = symlinks.relative(symlinks.components(place), _directory_of(path))
         if symlinks.wants_directory(text):
             found += b"/"
         if not symlinks.is_contained(found, _depth_of(inode)):
@@ -128,7 +128,7 @@ class ReadLink:
             raise FilesystemError(errno.EPERM, f"{inode!r} is being renamed")
         return _checked(found)
 
-    async def _place(self, inode: Inode, path: bytes, text: bytes) -> tuple[bytes, ...] | None:
+    async def _place(self, inode: Inode, path: bytes, text: bytes) -> bytes | None:
         """Where in the served directory the text leads, which is remembered."""
         tree = self._tree
         known = tree.cache.resolved_link(inode.number)
@@ -137,7 +137,7 @@ class ReadLink:
         sent_at = tree.mutations
         walk = LinkWalk(tree.server, self._served, _directory_of(path), text)
         found = await walk.place()
-        place = None if found is None else tuple(found)
+        place = None if found is None else b"/".join(found)
         if inode.mutated_at <= sent_at:
             tree.cache.store_resolved_link(inode.number, ResolvedLink(path, text, place))
         return place

@@ -428,3 +428,19 @@ async def test_a_new_link_is_stored_as_it_is_given(symlinks: str, async_ops: boo
         if symlinks != "all":
             with pytest.raises(FilesystemError):
                 await mount.fs.readlink(made.number)
+
+
+async def test_texts_without_measure_do_not_fill_the_memory() -> None:
+    """Links with the longest texts there are, each of which is resolved to another."""
+    tree = new_tree()
+    long = b"/".join([b"x"] * 2000)
+    for number in range(300):
+        tree.symlink(b"d/../%d/%s" % (number, long), b"l%d" % number)
+    config = VfsConfig(cache_entries=100)
+    async with mounted(tree, config=config) as mount:
+        for number in range(300):
+            assert await text(mount, b"l%d" % number) == b"%d/%s" % (number, long)
+        cache = mount.fs.tree.cache
+        kept = [cache.link(await mount.number(b"l%d" % number)) for number in range(300)]
+        assert sum(text is not None for text in kept) <= 2
+        assert mount.fs.statistics()["metadata_bytes"] < mount.fs.tree.budget.metadata.most / 8
