@@ -34,8 +34,7 @@ _LOCAL: Final = frozenset({
     "overlay", "ramfs", "reiserfs", "rootfs", "squashfs", "tmpfs", "ubifs", "xfs", "zfs",
 })
 # fmt: on
-_MOST_LINKS: Final = 40  # path_resolution(7)
-_MOST_STEPS: Final = 200  # each is a descriptor until the end
+_MOST_STEPS: Final = 200  # names, those in links included; each is a descriptor until the end
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _HOW: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -61,7 +60,7 @@ def _resolved(path: bytes) -> list[bytes] | None:
     if not path.startswith(b"/"):
         return None
     left = deque(path.split(b"/"))
-    links = steps = 0
+    steps = 0
     with contextlib.ExitStack() as stack:
         way = _Way(stack)
         if not way.is_safe:
@@ -78,9 +77,6 @@ def _resolved(path: bytes) -> list[bytes] | None:
             if not way.is_safe or steps > _MOST_STEPS:
                 return None
             if target is not None:
-                links += 1
-                if links > _MOST_LINKS:
-                    return None
                 if target.startswith(b"/"):
                     way.restart()
                 left.extendleft(reversed(target.split(b"/")))

@@ -5,8 +5,9 @@ that leads nowhere, or in circles, is seen as the link that it is, so that it ca
 acts on names (REMOVE, RENAME, SYMLINK) acts on links, as on every server; OPEN and SETSTAT follow
 them there.
 
-Two questions in doubt are answered by what a link leads to: a symlink whose reply was lost with
-the connection counts as another's (EEXIST). Stateless.
+Further sessions (`open_extra`) carry data only and are left as they are. A symlink whose reply was
+lost with the connection counts as another's (EEXIST), since what it leads to is looked at.
+Stateless.
 """
 
 from __future__ import annotations
@@ -41,9 +42,6 @@ class _Following:
 
     def unhurried(self, send: Callable[[RemoteFS], Reply[T]]) -> Reply[T]:
         return self._remote.unhurried(lambda _: send(cast("RemoteFS", self)))
-
-    async def open_extra(self) -> RemoteFS:
-        return following(await self._remote.open_extra())
 
     def lstat(self, path: bytes) -> Reply[Attributes]:
         """STAT, and where that fails LSTAT, which finds a link that leads nowhere."""

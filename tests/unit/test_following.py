@@ -8,7 +8,7 @@ import stat
 
 import pytest
 
-from pysshfs.errors import FilesystemError
+from pysshfs.errors import FX_PERMISSION_DENIED, FilesystemError, RemoteStatusError
 from pysshfs.remotefs import AttributeChange
 from pysshfs.vfs.config import VfsConfig
 from pysshfs.vfs.filesystem import ROOT_NUMBER
@@ -58,6 +58,18 @@ async def test_links_that_lead_nowhere_are_links(name: bytes) -> None:
         assert await mount.find(b"absent") is None
 
 
+async def test_a_refusal_is_no_dangling_link() -> None:
+    async with mounted(new_tree(), config=FOLLOW) as mount:
+        for name in (b"dir", b"absent"):
+            mount.remote.fail_next("stat", RemoteStatusError(FX_PERMISSION_DENIED))
+            if name == b"dir":
+                with pytest.raises(FilesystemError) as caught:
+                    await mount.find(name)
+                assert caught.value.errno == errno.EACCES
+            else:
+                assert await mount.find(name) is None
+
+
 async def test_a_listing_says_nothing_of_links_that_a_lookup_would_deny() -> None:
     async with mounted(new_tree(), config=FOLLOW) as mount:
         names = await mount.names()
@@ -92,14 +104,14 @@ async def test_a_new_link_is_told_as_one_and_seen_as_its_target(async_ops: bool)
     """The kernel takes nothing but a link from symlink(2)."""
     config = FOLLOW._replace(async_ops=async_ops)
     async with mounted(new_tree(), config=config) as mount:
-        await mount.names()
-        made = mount.counted(await mount.fs.symlink(ROOT_NUMBER, b"new", b"dir/file"))
-        assert stat.S_ISLNK(made.attributes.mode) and made.attributes.size == 8
+        sub = (await mount.mkdir(b"sub")).number  # its names are known
+        made = mount.counted(await mount.fs.symlink(sub, b"new", b"/dir/file"))
+        assert stat.S_ISLNK(made.attributes.mode) and made.attributes.size == 9
         assert (made.entry_timeout, made.attribute_timeout) == (0, 0)
-        assert mount.tree.find(b"new").target == b"dir/file"
-        entry = await mount.entry(b"new")
+        assert mount.tree.find(b"sub/new").target == b"/dir/file"
+        entry = await mount.entry(b"sub/new")
         assert stat.S_ISREG(entry.attributes.mode)
-        lost = mount.counted(await mount.fs.symlink(ROOT_NUMBER, b"lost", b"gone"))
+        lost = mount.counted(await mount.fs.symlink(sub, b"lost", b"gone"))
         assert stat.S_ISLNK(lost.attributes.mode)
 
 

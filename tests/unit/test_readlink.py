@@ -192,6 +192,21 @@ async def test_a_directory_that_moves_up_takes_its_links_along() -> None:
         assert await mount.fs.readlink(absolute) == b"../other/file"
 
 
+async def test_where_a_link_leads_is_found_anew_when_it_has_moved() -> None:
+    tree = new_tree()
+    tree.mkdir(b"f")
+    tree.symlink(b"f/../../other/file", b"d/e/l")
+    async with mounted(tree) as mount:
+        await serve(mount)
+        number = await mount.number(b"d/e/l")
+        assert await mount.fs.readlink(number) == b"../other/file"  # d/other/file
+        await mount.rename(b"d/e/l", b"d/l")
+        assert await mount.fs.readlink(number) == b"../other/file"  # other/file
+        await mount.rename(b"d/l", b"l")
+        with pytest.raises(FilesystemError):
+            await mount.fs.readlink(number)
+
+
 async def test_a_link_that_moves_while_the_server_is_asked_is_resolved_anew() -> None:
     tree = new_tree()
     tree.symlink(b"f/../../../other/file", b"d/e/l")
@@ -436,11 +451,13 @@ async def test_texts_without_measure_do_not_fill_the_memory() -> None:
     long = b"/".join([b"x"] * 2000)
     for number in range(300):
         tree.symlink(b"d/../%d/%s" % (number, long), b"l%d" % number)
-    config = VfsConfig(cache_entries=100)
+    config = VfsConfig(cache_entries=100, cache_size=16 << 20)
     async with mounted(tree, config=config) as mount:
         for number in range(300):
             assert await text(mount, b"l%d" % number) == b"%d/%s" % (number, long)
         cache = mount.fs.tree.cache
         kept = [cache.link(await mount.number(b"l%d" % number)) for number in range(300)]
         assert sum(text is not None for text in kept) <= 2
-        assert mount.fs.statistics()["metadata_bytes"] < mount.fs.tree.budget.metadata.most / 8
+        resolved = [cache.resolved_link(await mount.number(b"l%d" % n)) for n in range(300)]
+        assert 0 < sum(place is not None for place in resolved) < 10
+        assert mount.fs.statistics()["metadata_bytes"] < mount.fs.tree.budget.metadata.most
