@@ -11,10 +11,9 @@ import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pytest
-import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,8 +29,9 @@ from pysshfs.vfs import symlinks
 from pysshfs.vfs.linkwalk import MOST_LINKS, MOST_QUESTIONS, LinkWalk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
+T = TypeVar("T")
 UP: Final = b".."
 
 
@@ -80,6 +80,16 @@ def walk(
             position = absolute()
         steps += found.split(b"/")[::-1]
     return position
+
+
+def at_once(call: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine whose answers are all here: without a loop, for thousands of them."""
+    try:
+        call.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    raise AssertionError("it waits")
 
 
 # --- by the letters alone -----------------------------------------------------------------------
@@ -217,7 +227,7 @@ def test_whatever_the_server_answers_the_text_stays_inside(
     """The oracle takes nothing for granted but what the kernel does with a text."""
     server = Liar(answers)
     try:
-        place = trio.run(LinkWalk(server, served, directory, text).place)
+        place = at_once(LinkWalk(server, served, directory, text).place())
     except FilesystemError as error:
         assert error.errno in (errno.ELOOP, errno.ENAMETOOLONG)
         return
@@ -336,7 +346,7 @@ def _shown_text(local: Local, link: list[bytes]) -> bytes | None:
     assert text is not None
     if symlinks.is_contained(text, len(link) - 1):
         return text
-    place = trio.run(LinkWalk(local, local.served, link[:-1], text).place)
+    place = at_once(LinkWalk(local, local.served, link[:-1], text).place())
     return None if place is None else symlinks.relative(place, link[:-1])
 
 
