@@ -83,7 +83,7 @@ def walk(
 
 
 def at_once(call: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine whose answers are all here: without a loop, for thousands of them."""
+    """The result of a coroutine whose answers are all here, without a loop for each."""
     try:
         call.send(None)
     except StopIteration as end:
@@ -219,7 +219,7 @@ WILD = st.one_of(
 ANSWERS = st.lists(st.one_of(WILD, st.sampled_from([FX_FAILURE, FX_NO_SUCH_FILE])), max_size=12)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=800, deadline=None)
 @given(ANSWERS, st.sampled_from(SERVED), DIRECTORIES, WILD)
 def test_whatever_the_server_answers_the_text_stays_inside(
     answers: list[bytes | int], served: list[bytes], directory: list[bytes], text: bytes
@@ -320,7 +320,7 @@ PLACES = st.sampled_from(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.lists(st.tuples(PLACES, LINK_TEXTS), min_size=1, max_size=4))
 def test_links_lead_where_they_lead_on_the_server(links: list[tuple[list[bytes], bytes]]) -> None:
     served = [b"srv", b"t"]
