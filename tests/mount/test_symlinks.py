@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -135,22 +136,28 @@ def test_a_server_that_exchanges_things_meanwhile_gives_no_file_away(links: Link
     """Links and directories turn into one another while the kernel is on its way, with nothing
     remembered anywhere."""
     root = links.root
-    links.link("text", "d/e/../../file")
+    links.link("text", "file")
     links.link("through", "d/e/up")
+    links.link("behind", "d/e/../file")
     links.link("d/e/up", "../../file")
     (root / "deep").mkdir()
     stop = threading.Event()
 
+    def exchange_texts() -> None:
+        for text in ("/", "..", "../..", "d/../../..", f"{root}/../file", "d/e/../../file"):
+            fresh = root / "fresh"
+            fresh.symlink_to(text)
+            fresh.rename(root / "text")
+
     def exchange() -> None:
-        turns = 0
-        while not stop.is_set():
-            turns += 1
-            for text in ("/", "..", "../..", "d/../../..", f"{root}/../file", "d/e/../../file"):
-                fresh = root / "fresh"
-                fresh.symlink_to(text)
-                fresh.rename(root / "text")
+        for turn in itertools.count():
+            if stop.is_set():
+                return
+            exchange_texts()
             os.rename(root / "d" / "e", root / "deep" / "e")
-            os.symlink(("../..", "..", "/", "../deep/e")[turns % 4], root / "d" / "e")
+            # Where `behind` has its directory there is a link to the root of all, for a while.
+            os.symlink(("..", "../..", "..", "/")[turn % 4], root / "d" / "e")
+            exchange_texts()
             os.unlink(root / "d" / "e")
             os.rename(root / "deep" / "e", root / "d" / "e")
 
@@ -158,7 +165,7 @@ def test_a_server_that_exchanges_things_meanwhile_gives_no_file_away(links: Link
 import collections, errno, json, os, sys, time
 seen, end = collections.Counter(), time.monotonic() + 4
 while time.monotonic() < end:
-    for path in ('text', 'through', 'd/e/up', 'text/file', 'd/e/file'):
+    for path in ('text', 'through', 'behind', 'd/e/up', 'text/file', 'd/e/file'):
         try:
             with open(path) as file:
                 seen[file.read()] += 1
