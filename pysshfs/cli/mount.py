@@ -168,7 +168,8 @@ async def _mount_and_serve(plan: _Plan) -> ExitCode:
         try:
             store = UndeliveredStore.open(settings.undelivered_quota, source.text)
             config = await _vfs_config(plan, connection, remote)
-            filesystem = Filesystem(remote, config, store=store)
+            is_system_file = _system_files(plan.options)
+            filesystem = Filesystem(remote, config, store=store, is_system_file=is_system_file)
             filesystem.server.on_demand = connection.wanted
             bridge.end_threads()
             code = await _serve(plan, connection, filesystem, store)
@@ -349,6 +350,15 @@ def _policy(settings: Settings, connection: ServerConnection) -> Policy:
     )
 
 
+def _system_files(options: list[str]) -> Callable[[bytes], bool] | None:
+    """For links to this machine's own programs: not where root, or another user, follows them."""
+    from pysshfs.fuse.systemfiles import is_system_file
+
+    if os.geteuid() == 0 or {"allow_other", "allow_root"} & set(options):
+        return None
+    return is_system_file
+
+
 def _tables(settings: Settings) -> tuple[IdTable | None, IdTable | None]:
     """Of `idmap=file`; read while paths still mean what the user meant. Raises `StartupError`."""
     if settings.idmap != "file":
@@ -413,6 +423,8 @@ async def _vfs_config(plan: _Plan, connection: ServerConnection, remote: RemoteF
         direct_io=settings.direct_io,
         kernel_cache=settings.kernel_cache,
         hardlinks=not settings.disable_hardlink,
+        symlinks=settings.symlinks,
+        transform_symlinks=settings.transform_symlinks,
         fsync_on_close=settings.fsync_on_close,
         async_ops=settings.async_ops,
         strict_ambiguity=settings.strict_ambiguity,

@@ -98,6 +98,8 @@ class Settings(NamedTuple):
     max_write_buffer: int = 16 << 20
     sshfs_sync: bool = False
     disable_hardlink: bool = False
+    symlinks: Literal["contain", "contain+system", "all", "strict", "none", "follow"] = "contain"
+    transform_symlinks: bool = False
     idmap: Literal["none", "user", "file", "name"] = "none"
     uidfile: str | None = None
     gidfile: str | None = None
@@ -199,6 +201,15 @@ _OURS = (
           " the server did not take; 0: nothing", "BYTES", 1 << 30, bounds=(0, 1 << 40)),
     _ours("sshfs_sync", Kind.FLAG, "every write waits for the server"),
     _ours("disable_hardlink", Kind.FLAG, "refuse to make hard links"),
+    _ours("symlinks", Kind.CHOICE, "which links may be followed: those that stay in the mount;"
+          " those, and to this machine's own programs; all; relative ones without '..'; none; or"
+          " all, on the server",
+          "WHICH", "contain",
+          choices=("contain", "contain+system", "all", "strict", "none", "follow"),
+          shorthands=(("contain_symlinks", "strict"), ("no_contain_symlinks", "all"),
+                      ("follow_symlinks", "follow"))),
+    _ours("transform_symlinks", Kind.FLAG, "with symlinks=all or strict: links to absolute paths"
+          " within the served directory become relative"),
     _ours("idmap", Kind.CHOICE, "whose files are: 'none': the server's numbers; 'user': the remote"
           " login is the mounting user; 'file': by uidfile and gidfile; 'name': whoever has the"
           " same name here", "TYPE", "none", choices=("none", "user", "file", "name")),
@@ -394,7 +405,7 @@ _REFUSED = tuple(
         ("passive slave directport", Group.COMPATIBILITY,
          "pysshfs always connects through SSH itself"),
         ("remount", Group.COMPATIBILITY, "unmount and mount again instead"),
-        ("follow_symlinks transform_symlinks delay_connect",
+        ("delay_connect",
          Group.COMPATIBILITY, "this option of sshfs is not supported"),
         ("KnownHostsCommand", Group.SSH,
          "host keys are only read from files; use UserKnownHostsFile or GlobalKnownHostsFile"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from pysshfs.vfs.idmap import IdTable
@@ -35,6 +35,8 @@ class VfsConfig(NamedTuple):
     direct_io: bool = False
     kernel_cache: bool = False
     hardlinks: bool = True
+    symlinks: Literal["contain", "contain+system", "all", "strict", "none", "follow"] = "contain"
+    transform_symlinks: bool = False
     fsync_on_close: bool = False
     async_ops: bool = False  # tell programs that it is done before the server says so
     strict_ambiguity: bool = False  # EIO for what cannot be told for certain after a lost reply
@@ -56,3 +58,8 @@ class VfsConfig(NamedTuple):
     groups: IdTable | None = None
     # idmap=name: the numbers of users and groups here, by name; instead of the tables above.
     local_names: LocalNames | None = None
+
+    @property
+    def follows(self) -> bool:
+        """Whether links are shown as what they lead to."""
+        return self.symlinks == "follow"

@@ -280,6 +280,8 @@ class DirectoryStream:
                     append(name, checked)
 
     def _checked(self, attributes: Attributes) -> FileAttributes | None:
+        if self._tree.config.follows and stat.S_ISLNK(attributes.mode or 0):
+            return None  # a listing does not say what links lead to; who looks them up is told
         try:
             return self._tree.owners.to_local(checked_attributes(attributes))
         except UnsafeReplyError:

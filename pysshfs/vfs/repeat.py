@@ -48,6 +48,7 @@ RULES: Final[dict[str, Rule]] = {
     "statvfs": Rule.REPEAT,
     "owner_names": Rule.REPEAT,
     "readlink": Rule.REPEAT,
+    "realpath": Rule.REPEAT,
     "opendir": Rule.REPEAT,
     "readdir": Rule.RESTART,
     "read": Rule.REPEAT,
