@@ -39,6 +39,11 @@ def is_contained(text: bytes, depth: int) -> bool:
         return False
     if UP not in text:  # most links
         return True
+    begin = 0
+    while text.startswith(b"../", begin):
+        begin += 3
+    if UP not in text[begin:]:  # nearly all others
+        return begin <= 3 * depth
     parts = components(text)
     climbed = 0
     while climbed < len(parts) and parts[climbed] == UP:
