@@ -113,6 +113,11 @@ class RemoteFS(Protocol):
     def capabilities(self) -> Capabilities: ...
 
     @property
+    def served(self) -> bytes:
+        """The server's own absolute path of the served directory: b"/" or b"/with/names"."""
+        ...
+
+    @property
     def round_trip(self) -> float:
         """The least that an answer has taken (seconds); 0 when that is not known."""
         ...
@@ -191,6 +196,11 @@ class RemoteFS(Protocol):
         ...
 
     def readlink(self, path: bytes) -> Reply[bytes]: ...
+
+    def realpath(self, path: bytes) -> Reply[bytes]:
+        """The server's canonical form of a path that is absolute on the server, links resolved. Of
+        what is missing it may have one or not."""
+        ...
 
     def symlink(self, target: bytes, path: bytes) -> Reply[None]: ...
 

@@ -159,7 +159,12 @@ async def _mount_and_serve(plan: _Plan) -> ExitCode:
         remote = await connection.connect()
         try:
             store = UndeliveredStore.open(settings.undelivered_quota, source.text)
-            filesystem = Filesystem(remote, await _vfs_config(settings, connection), store=store)
+            filesystem = Filesystem(
+                remote,
+                await _vfs_config(settings, connection),
+                store=store,
+                is_system_file=_system_files(plan.options),
+            )
             filesystem.server.on_demand = connection.wanted
             code = await _serve(plan, connection, filesystem, store)
         finally:
@@ -303,6 +308,15 @@ def _policy(settings: Settings, connection: ServerConnection) -> Policy:
     )
 
 
+def _system_files(options: list[str]) -> Callable[[bytes], bool] | None:
+    """For links to this machine's own programs: not where root, or another user, follows them."""
+    from pysshfs.fuse.systemfiles import is_system_file
+
+    if os.geteuid() == 0 or {"allow_other", "allow_root"} & set(options):
+        return None
+    return is_system_file
+
+
 async def _vfs_config(settings: Settings, connection: ServerConnection) -> VfsConfig:
     from pysshfs.vfs.config import VfsConfig
 
@@ -328,6 +342,8 @@ async def _vfs_config(settings: Settings, connection: ServerConnection) -> VfsCo
         direct_io=settings.direct_io,
         kernel_cache=settings.kernel_cache,
         hardlinks=not settings.disable_hardlink,
+        symlinks=settings.symlinks,
+        transform_symlinks=settings.transform_symlinks,
         fsync_on_close=settings.fsync_on_close,
         async_ops=settings.async_ops,
         strict_ambiguity=settings.strict_ambiguity,

@@ -98,6 +98,8 @@ class Settings(NamedTuple):
     max_write_buffer: int = 16 << 20
     sshfs_sync: bool = False
     disable_hardlink: bool = False
+    symlinks: Literal["contain", "contain+system", "all", "strict", "none", "follow"] = "contain"
+    transform_symlinks: bool = False
     idmap: Literal["none", "user"] = "none"
     uid: int | None = None
     gid: int | None = None
@@ -196,6 +198,15 @@ _OURS = (
           " the server did not take; 0: nothing", "BYTES", 1 << 30, bounds=(0, 1 << 40)),
     _ours("sshfs_sync", Kind.FLAG, "every write waits for the server"),
     _ours("disable_hardlink", Kind.FLAG, "refuse to make hard links"),
+    _ours("symlinks", Kind.CHOICE, "which links may be followed: those that stay in the mount;"
+          " those, and to this machine's own programs; all; relative ones without '..'; none; or"
+          " all, on the server",
+          "WHICH", "contain",
+          choices=("contain", "contain+system", "all", "strict", "none", "follow"),
+          shorthands=(("contain_symlinks", "strict"), ("no_contain_symlinks", "all"),
+                      ("follow_symlinks", "follow"))),
+    _ours("transform_symlinks", Kind.FLAG, "with symlinks=all or strict: links to absolute paths"
+          " within the served directory become relative"),
     _ours("idmap", Kind.CHOICE, "'user': the remote login's files belong to the mounting user",
           "TYPE", "none", choices=("none", "user")),
     _ours("uid", Kind.INTEGER, "owner of all files", "N", bounds=_ID),
@@ -385,7 +396,7 @@ _REFUSED = tuple(
         ("passive slave directport", Group.COMPATIBILITY,
          "pysshfs always connects through SSH itself"),
         ("remount", Group.COMPATIBILITY, "unmount and mount again instead"),
-        ("follow_symlinks transform_symlinks delay_connect uidfile gidfile nomap",
+        ("delay_connect uidfile gidfile nomap",
          Group.COMPATIBILITY, "this option of sshfs is not supported"),
         ("KnownHostsCommand", Group.SSH,
          "host keys are only read from files; use UserKnownHostsFile or GlobalKnownHostsFile"),

@@ -26,6 +26,7 @@ from pysshfs.cli.usage import UsageError, shown
 
 _SUFFIXES = {"k": 10, "m": 20, "g": 30}
 _DURATION_UNITS = "smhdw"
+_CONTAINING = ("contain_symlinks", "no_contain_symlinks")  # sshfs's
 _LONGEST_NUMBER = 20  # digits; nothing allowed is longer, and int() of a huge text is slow
 
 
@@ -86,9 +87,11 @@ def kernel_options(invocation: Invocation, uid: int) -> list[str]:
     Set-user-id bits and device files of a server are not to be trusted, so they are ignored
     unless root asks for them.
 
-    Raises UsageError if anybody else does.
+    Raises UsageError if anybody else does, or if root asks for what is not for root.
     """
     asked = invocation.kernel_options
+    if uid == 0 and invocation.settings.symlinks == "contain+system":
+        raise UsageError("option 'symlinks=contain+system' is not for mounts that root makes")
     protective = []
     for name in ("suid", "dev"):
         if name in asked:
@@ -118,6 +121,8 @@ class _Collected:
         for opposite in option.cancels:
             self.kernel.pop(opposite, None)
         if option.destination is Destination.OURS:
+            if name in _CONTAINING and self.values.get(option.name) == "follow":
+                return  # for sshfs these are two questions; links that are followed need no answer
             self.values[option.name] = value
             if option.name == "timeout":
                 self.waits[name] = value
@@ -141,6 +146,11 @@ class _Collected:
                 raise UsageError("options 'allow_other' and 'allow_root' exclude each other")
             if self.waits:
                 self.values["timeout"] = _agreed_timeout(self.waits)
+            for name in ("allow_other", "allow_root"):
+                if name in self.kernel and self.values.get("symlinks") == "contain+system":
+                    raise UsageError(
+                        f"options 'symlinks=contain+system' and {shown(name)} exclude each other"
+                    )
         settings = Settings.from_values(self.values)
         return Invocation(
             action=self.action,

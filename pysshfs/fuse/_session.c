@@ -192,6 +192,10 @@ static void wrapped_init(void *userdata, struct fuse_conn_info *conn)
      * with ASYNC_DIO, who reads or writes with O_DIRECT waits so that not even SIGKILL reaches him.
      * Without, they wait for their requests. Several READs in flight is what read-ahead is for. */
     conn->want &= ~(unsigned)(FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO);
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 10)
+    /* What a link's text may be depends on where the link lies: vfs/readlink.py is asked each time. */
+    conn->want &= ~(unsigned)FUSE_CAP_CACHE_SYMLINKS;
+#endif
     if (fuse_version() <= 316 && (conn->capable & FUSE_CAP_PARALLEL_DIROPS))
         correct_init_reply = 1;
     negotiated.seen = 1;

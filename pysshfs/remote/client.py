@@ -197,6 +197,10 @@ class SftpRemote:
     def hurry(self) -> None:
         self._session.hurry()
 
+    @property
+    def served(self) -> bytes:
+        return self._base or b"/"
+
     # --- paths and handles ------------------------------------------------------------------
 
     def _path(self, path: bytes) -> bytes:
@@ -372,6 +376,9 @@ class SftpRemote:
             expected=wire.FXP_NAME,
             parse=wire.parse_single_name,
         )
+
+    def realpath(self, path: bytes) -> Reply[bytes]:
+        return request_realpath(self._session, path)
 
     @_on_paths
     def symlink(self, target: bytes, path: bytes) -> Reply[None]:

@@ -212,8 +212,8 @@ class Ahead:
         )
 
     async def may_remove_directory(self, parent: Inode, name: bytes) -> bool:
-        """It must be known to be empty, too."""
-        if not await self.may_remove(parent, name):
+        """It must be known to be empty, too, and no link that is shown as a directory."""
+        if not await self.may_remove(parent, name) or self._tree.config.follows:
             return False
         inode = self._tree.inodes.child(parent, name)
         if inode is None or inode.kind != stat.S_IFDIR:

@@ -8,7 +8,7 @@ here, and it decides whether a reply is still current (`Inode.mutated_at`).
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cachetools import TLRUCache, TTLCache
 
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     from pysshfs.vfs.sanity import FileAttributes
 
 
+# A link's text that takes no more room than an entry does (bytes).
+_SHORT_TEXT: Final = 64
+# What a resolved link takes beside its texts (bytes), and which part of the room for metadata all
+# of them may take: links that need it are few.
+_RESOLVED_BYTES: Final = 400
+_RESOLVED_SHARE: Final = 16
+
+
 def boot_time() -> float:
     """Seconds on a clock that suspend does not stop: what was fresh before it is old after it."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -33,6 +41,18 @@ def boot_time() -> float:
 class CachedAttributes(NamedTuple):
     attributes: FileAttributes
     expires: float  # on the cache's clock
+
+
+class ResolvedLink(NamedTuple):
+    """Where a link leads whose text could not be passed on (`vfs/readlink.py`): a path in the
+    served directory, None for elsewhere. True of a link with this path and this text."""
+
+    path: bytes
+    text: bytes
+    place: bytes | None
+
+    def is_of(self, path: bytes, text: bytes) -> bool:
+        return (self.path, self.text) == (path, text)
 
 
 class CachedListing:
@@ -74,7 +94,15 @@ class MetadataCache:
         self._attributes: TLRUCache[int, CachedAttributes] = TLRUCache(
             entries, lambda _number, item, _now: item.expires, clock
         )
-        self._links: TTLCache[int, bytes] = TTLCache(entries, config.link_timeout, clock)
+        self._links: TTLCache[int, bytes] = TTLCache(
+            entries, config.link_timeout, clock, getsizeof=_room_of_text
+        )
+        self._resolved: TTLCache[int, ResolvedLink] = TTLCache(
+            budget.metadata.most // _RESOLVED_SHARE,
+            config.link_timeout,
+            clock,
+            getsizeof=_bytes_of_resolved,
+        )
         self._absent: TTLCache[tuple[int, bytes], bool] = TTLCache(
             entries, config.negative_timeout, clock
         )
@@ -141,10 +169,19 @@ class MetadataCache:
         return self._links.get(number)
 
     def store_link(self, number: int, target: bytes) -> None:
-        self._links[number] = target
+        if _room_of_text(target) <= self._links.maxsize:
+            self._links[number] = target
 
     def drop_link(self, number: int) -> None:
         self._links.pop(number, None)
+        self._resolved.pop(number, None)
+
+    def resolved_link(self, number: int) -> ResolvedLink | None:
+        return self._resolved.get(number)
+
+    def store_resolved_link(self, number: int, resolved: ResolvedLink) -> None:
+        if _bytes_of_resolved(resolved) <= self._resolved.maxsize:
+            self._resolved[number] = resolved
 
     # --- names known to be absent -------------------------------------------------------------
 
@@ -195,17 +232,28 @@ class MetadataCache:
         """Note in the budget what is held, by the number of entries."""
         tables = (self._attributes, self._links, self._absent, self._lately_absent)
         entries = sum(cache.currsize for cache in tables) + self.names.count
-        self._budget.metadata.held = int(entries * ENTRY_BYTES / (len(tables) + 1))
+        resolved = int(self._resolved.currsize)
+        self._budget.metadata.held = int(entries * ENTRY_BYTES / (len(tables) + 1)) + resolved
         names = self._listings.currsize + self._long_listings.currsize
         self._budget.listings.held = int(names * NAME_BYTES)
 
     def clear(self) -> None:
         self._lately_absent.clear()
         self.names.clear()
-        for cache in (self._attributes, self._links, self._absent):
+        for cache in (self._attributes, self._links, self._resolved, self._absent):
             cache.clear()
         for listings in (self._listings, self._long_listings):
             listings.clear()
+
+
+def _room_of_text(text: bytes) -> int:
+    """In entries: a server can have texts of 4 KiB."""
+    return 1 + len(text) // _SHORT_TEXT
+
+
+def _bytes_of_resolved(resolved: ResolvedLink) -> int:
+    texts = len(resolved.path) + len(resolved.text) + len(resolved.place or b"")
+    return _RESOLVED_BYTES + texts
 
 
 def _room_of(listing: CachedListing) -> int:

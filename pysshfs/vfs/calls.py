@@ -60,6 +60,7 @@ class Calls:
     def __init__(self, remote: RemoteFS) -> None:
         self._remote: RemoteFS | None = remote
         self._capabilities = remote.capabilities
+        self._served = remote.served
         self._calls: dict[int, Call] = {}
         self._next_serial = 0
         self._files: dict[OpenFileHandle, None] = {}
@@ -83,6 +84,11 @@ class Calls:
     def capabilities(self) -> Capabilities:
         """Of the session that is up, or was last."""
         return self._capabilities
+
+    @property
+    def served(self) -> bytes:
+        """Likewise: the server's own path of the served directory."""
+        return self._served
 
     @property
     def session(self) -> RemoteFS | None:
@@ -349,6 +355,7 @@ class Calls:
         self._refused = None
         self._remote = remote
         self._capabilities = remote.capabilities
+        self._served = remote.served
         self.lanes.session_up(remote)
         unwanted, self._to_close = self._to_close, []
         for opened in unwanted:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class VfsConfig(NamedTuple):
@@ -25,6 +25,8 @@ class VfsConfig(NamedTuple):
     direct_io: bool = False
     kernel_cache: bool = False
     hardlinks: bool = True
+    symlinks: Literal["contain", "contain+system", "all", "strict", "none", "follow"] = "contain"
+    transform_symlinks: bool = False
     fsync_on_close: bool = False
     async_ops: bool = False  # tell programs that it is done before the server says so
     strict_ambiguity: bool = False  # EIO for what cannot be told for certain after a lost reply
@@ -44,3 +46,8 @@ class VfsConfig(NamedTuple):
     # idmap=user: (remote uid, local uid) and (remote gid, local gid).
     user_map: tuple[int, int] | None = None
     group_map: tuple[int, int] | None = None
+
+    @property
+    def follows(self) -> bool:
+        """Whether links are shown as what they lead to."""
+        return self.symlinks == "follow"

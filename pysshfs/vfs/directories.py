@@ -276,8 +276,11 @@ class DirectoryStream:
                     append(name, checked)
 
     def _checked(self, attributes: Attributes) -> FileAttributes | None:
+        config = self._tree.config
+        if config.follows and stat.S_ISLNK(attributes.mode or 0):
+            return None  # a listing does not say what links lead to; who looks them up is told
         try:
-            return idmap.to_local(self._tree.config, checked_attributes(attributes))
+            return idmap.to_local(config, checked_attributes(attributes))
         except UnsafeReplyError:
             if attributes.mode is not None:  # without is allowed: they are asked for, then
                 self._check.impossible()

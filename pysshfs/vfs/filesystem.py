@@ -71,8 +71,10 @@ class Filesystem:
         config: VfsConfig,
         clock: Callable[[], float] = boot_time,
         store: UndeliveredStore | None = None,
+        is_system_file: Callable[[bytes], bool] | None = None,
     ) -> None:
-        self.server = Server(remote)
+        """`is_system_file`: see `ReadLink`."""
+        self.server = Server(remote, follows=config.follows)
         self.tree = Tree(self.server, config, clock)
         self.server.on_reopened = functools.partial(reopen.reopened, self.tree)
         self.server.on_lost = self.tree.files_ahead.clear
@@ -83,7 +85,9 @@ class Filesystem:
         self._files = Files(self.tree)
         self._creating = Creating(self.tree, self._files)
         self._copying = Copying(self.tree)
-        self._namespace = Namespace(self.tree, lambda: list(self._directories.values()))
+        self._namespace = Namespace(
+            self.tree, lambda: list(self._directories.values()), is_system_file
+        )
         self._setattr = SetAttr(self.tree)
         self._renames = Renames(self.tree, lambda: list(self._directories.values()))
         self._open_files: dict[int, OpenFile] = {}

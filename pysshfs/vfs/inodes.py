@@ -42,10 +42,12 @@ class Inode:
     `mutated_at` is the tree's mutation counter at the last change made through this mount: a reply
     to a request sent before that is out of date. `child_mutated_at` is the same for the attributes
     of whatever is in a directory, so that it outlives an inode which the kernel forgets:
-    `changed_before` is what it was when this inode was made.
+    `changed_before` is what it was when this inode was made. `believed_depth` is of a directory
+    that was renamed otherwise than the kernel was told: how deep that may believe it to be.
     """
 
     __slots__ = (
+        "believed_depth",
         "changed_before",
         "child_mutated_at",
         "children",
@@ -75,6 +77,7 @@ class Inode:
         self.holds = 0
         self.children = 0
         self.mutated_at = 0
+        self.believed_depth: int | None = None
         self.changed_before: int = 0 if parent is None else parent.child_mutated_at
         self.child_mutated_at: int = self.changed_before
         self.kind: int | None = None  # the type bits of its mode, once known
@@ -140,6 +143,27 @@ class Inode:
             raise FilesystemError(errno.ESTALE, f"inode {self.number} has no name any more")
         names.reverse()
         return b"/".join(names)
+
+    def depth(self) -> int:
+        """How many names the kernel has on the way here from the mount's root, or fewer, where it
+        may not have heard of a rename yet. 0 for what has no name any more."""
+        levels = 0
+        least: int | None = None
+        inode = self
+        while inode.parent is not None:
+            if inode.believed_depth is not None:
+                believed = inode.believed_depth + levels
+                least = believed if least is None else min(least, believed)
+            levels += 1
+            inode = inode.parent
+        if inode.number != ROOT_NUMBER:
+            return 0
+        return levels if least is None else min(levels, least)
+
+    def may_be_believed_at(self, depth: int) -> None:
+        """The kernel may have this directory so deep, until it looks it up again."""
+        known = self.believed_depth
+        self.believed_depth = depth if known is None else min(known, depth)
 
     def __repr__(self) -> str:
         return f"<Inode {self.number} {self.name!r} lookups={self.lookups}>"

@@ -18,8 +18,9 @@ from pysshfs.remotefs import AttributeChange, OpenMode
 from pysshfs.reply import unless_interrupted
 from pysshfs.vfs import diagnose
 from pysshfs.vfs.ahead import Ahead
+from pysshfs.vfs.readlink import ReadLink
 from pysshfs.vfs.repeat import Removing, is_missing
-from pysshfs.vfs.sanity import NAME_MAX, FileAttributes, checked_link_target, is_special
+from pysshfs.vfs.sanity import NAME_MAX, FileAttributes, is_special
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -40,9 +41,15 @@ log = logging.getLogger(__name__)
 class Namespace:
     """The operations on names. `streams` are the open directories, which must hear of removals."""
 
-    def __init__(self, tree: Tree, streams: Callable[[], list[DirectoryStream]]) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        streams: Callable[[], list[DirectoryStream]],
+        is_system_file: Callable[[bytes], bool] | None = None,
+    ) -> None:
         self._tree = tree
         self._streams = streams
+        self._links = ReadLink(tree, is_system_file)
         self._ahead = Ahead(tree)
 
     # --- looking ----------------------------------------------------------------------------
@@ -163,14 +170,7 @@ class Namespace:
             self._tree.cache.store_absent(parent.number, name)
 
     async def readlink(self, inode: Inode) -> bytes:
-        tree = self._tree
-        target = tree.cache.link(inode.number)
-        if target is None:
-            sent_at = tree.mutations
-            target = checked_link_target(await tree.server.readlink(inode.path()))
-            if inode.mutated_at <= sent_at:
-                tree.cache.store_link(inode.number, target)
-        return target
+        return await self._links.readlink(inode)
 
     # --- making -----------------------------------------------------------------------------
 
@@ -213,11 +213,20 @@ class Namespace:
     async def symlink(
         self, parent: Inode, name: bytes, target: bytes
     ) -> tuple[Inode, FileAttributes]:
-        if await self._ahead.may_make(parent, name):
+        """The text is stored as it is given, wherever it leads."""
+        follows = self._tree.config.follows
+        # What it will be seen as, if links are followed, is not foreseen.
+        if await self._ahead.may_make(parent, name) and not follows:
             return self._ahead.symlink(parent, name, target)
         path, doubt, late = self._about_to_make(parent, name, stat.S_IFLNK)
         making = self._tree.server.symlink(target, path, doubt, late)
-        return await self._made(parent, name, doubt, making)
+        inode, attributes = await self._made(parent, name, doubt, making)
+        if follows and not stat.S_ISLNK(attributes.mode):
+            # The kernel insists on a link here (EIO otherwise); the next lookup finds the rest.
+            link = attributes._replace(mode=stat.S_IFLNK | 0o777, size=len(target))
+            self._tree.cache.drop_attributes(inode.number)
+            return inode, link
+        return inode, attributes
 
     async def link(self, inode: Inode, parent: Inode, name: bytes) -> tuple[Inode, FileAttributes]:
         """A hard link. SFTP cannot tell that two names are one file: the new name is an inode of
@@ -312,13 +321,32 @@ class Namespace:
             self._removed(parent, name)
             self._ahead.removed(parent, name, path, removing)
             return
+        is_link = self._tree.config.follows and await self._is_link_to_empty(parent, name)
         path, doubt, late = self._about_to_remove(parent, name)
+        remove = server.remove if is_link else server.rmdir
         try:
-            await server.rmdir(
+            await remove(
                 path, doubt, late, lambda reply: self._removal_answered(parent, name, reply)
             )
         except FilesystemError as error:
             raise await diagnose.removal(server, path, error) from None
+
+    async def _is_link_to_empty(self, parent: Inode, name: bytes) -> bool:
+        """Whether what is seen as a directory is a link to one. ENOTEMPTY when that has names in
+        it."""
+        server, path = self._tree.server, self._tree.child_path(parent, name)
+        try:
+            await server.readlink(path)
+        except RemoteStatusError:
+            return False
+        handle = await server.opendir(path)
+        try:
+            while (entries := await server.readdir(handle)) is not None:
+                if any(entry.name not in (b".", b"..") for entry in entries):
+                    raise FilesystemError(errno.ENOTEMPTY)
+        finally:
+            server.closedir(handle)
+        return True
 
     def _about_to_remove(
         self, parent: Inode, name: bytes

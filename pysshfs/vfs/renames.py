@@ -91,7 +91,7 @@ class Renames:
             self._identity(replaced),
             tree.cache.was_absent(new_parent.number, new_name),
             lambda: self._renamed(parent, name, new_parent, new_name),
-            lambda: self._kernel_is_wrong(parent, name, new_parent, new_name),
+            lambda: self._kernel_is_wrong(moved, parent, name, new_parent, new_name),
         )
         tree.names_changed(parent)
         tree.names_changed(new_parent)
@@ -106,8 +106,17 @@ class Renames:
         return self._tree.last_version(inode)
 
     def _kernel_is_wrong(
-        self, parent: Inode, name: bytes, new_parent: Inode, new_name: bytes
+        self,
+        moved: Inode | None,
+        parent: Inode,
+        name: bytes,
+        new_parent: Inode,
+        new_name: bytes,
     ) -> None:
+        """Links below it must not lead further up than is safe from the place that it had, until it
+        is looked up at its new one."""
+        if moved is not None and moved.kind == stat.S_IFDIR:
+            moved.may_be_believed_at(parent.depth() + 1)
         self._tree.kernel.entry_changed(parent.number, name)
         self._tree.kernel.entry_changed(new_parent.number, new_name)
 

@@ -78,6 +78,8 @@ class RenamesAhead:
                 tree.inodes.let_go(inode)
 
         def not_moved() -> None:
+            if moved.kind == stat.S_IFDIR:
+                moved.may_be_believed_at(parent.depth() + 1)
             if moved.parent is parent and moved.name == name:
                 if tree.inodes.child(old_parent, old_name) is None:
                     tree.inodes.rename(parent, name, old_parent, old_name)

@@ -47,6 +47,7 @@ RULES: Final[dict[str, Rule]] = {
     "fstat": Rule.REPEAT,
     "statvfs": Rule.REPEAT,
     "readlink": Rule.REPEAT,
+    "realpath": Rule.REPEAT,
     "opendir": Rule.REPEAT,
     "readdir": Rule.RESTART,
     "read": Rule.REPEAT,

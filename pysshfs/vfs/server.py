@@ -14,6 +14,7 @@ from pysshfs.remotefs import OpenMode
 from pysshfs.reply import Reply
 from pysshfs.vfs.call import Call, Change, OpenFileHandle, Opening, Transfer, close_on
 from pysshfs.vfs.calls import Calls
+from pysshfs.vfs.following import following
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +34,18 @@ T = TypeVar("T")
 
 
 class Server(Calls):
-    """What `RemoteFS` offers, on the session that is up or the next one."""
+    """What `RemoteFS` offers, on the session that is up or the next one. `follows`: links are seen
+    as what they lead to (`vfs/following.py`)."""
+
+    def __init__(self, remote: RemoteFS, *, follows: bool = False) -> None:
+        self._follows = follows
+        super().__init__(self._shown(remote))
+
+    async def resume(self, remote: RemoteFS) -> None:
+        await super().resume(self._shown(remote))
+
+    def _shown(self, remote: RemoteFS) -> RemoteFS:
+        return following(remote) if self._follows else remote
 
     def _ask(
         self,
@@ -80,6 +92,9 @@ class Server(Calls):
 
     def readlink(self, path: bytes) -> Reply[bytes]:
         return self._ask("readlink", lambda remote: remote.readlink(path))
+
+    def realpath(self, path: bytes) -> Reply[bytes]:
+        return self._ask("realpath", lambda remote: remote.realpath(path))
 
     def setstat(
         self, path: bytes, change: AttributeChange, late: Callable[[], None] | None = None

@@ -410,6 +410,7 @@ class Tree:
     def looked_up(self, inode: Inode, attributes: FileAttributes) -> Entry:
         """An entry for the kernel, which from now on has one more lookup to forget."""
         inode.lookups += 1
+        inode.believed_depth = None  # it comes to know the place
         return self.entry(inode, attributes)
 
     def entry_of_change(self, inode: Inode, attributes: FileAttributes, is_certain: bool) -> Entry:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.mount.places import Place, ServerUnderTest, SharedMount
-from tests.support.commands import Workspace
+from tests.support.commands import ORDINARY, Workspace, as_ordinary_user, fuse_for_everybody
 from tests.support.sshd import SFTP_SERVER, Sshd
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
-    from pathlib import Path
 
 _OUTCOME = pytest.StashKey[pytest.TestReport]()
 
@@ -92,3 +95,22 @@ def place(shared_mount: SharedMount, request: pytest.FixtureRequest) -> Iterator
                 raise
     finally:
         made.remove()
+
+
+@pytest.fixture
+def user(work: Workspace, server: Sshd) -> Iterator[list[str]]:
+    """What to put before a command for it to run as an ordinary user whose workspace this is."""
+    key = work.ssh / "id_ed25519"
+    shutil.copy(server.client_key, key)
+    work.directory.chmod(0o755)
+    for path in (work.home, work.ssh, key, work.mountpoint):
+        os.chown(path, ORDINARY, ORDINARY)
+    key.chmod(0o600)
+    server.directory.chmod(0o755)  # for known_hosts
+    sockets = Path(f"/tmp/pysshfs-{ORDINARY}")
+    there = sockets.exists()
+    with fuse_for_everybody():
+        yield as_ordinary_user()
+    with contextlib.suppress(OSError):
+        if not there:
+            shutil.rmtree(sockets)

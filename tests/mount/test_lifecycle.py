@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,9 +22,9 @@ from tests.support.commands import (
     ORDINARY,
     Workspace,
     as_ordinary_user,
-    fuse_for_everybody,
     one_line,
     refused,
+    user_options,
     wait_ended,
     wait_until,
 )
@@ -462,30 +460,6 @@ def test_the_control_socket_is_private_and_goes_with_the_daemon(
 
 
 # --- an ordinary user ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def user(work: Workspace, server: Sshd) -> Iterator[list[str]]:
-    """What to put before a command for it to run as an ordinary user whose workspace this is."""
-    key = work.ssh / "id_ed25519"
-    shutil.copy(server.client_key, key)
-    work.directory.chmod(0o755)
-    for path in (work.home, work.ssh, key, work.mountpoint):
-        os.chown(path, ORDINARY, ORDINARY)
-    key.chmod(0o600)
-    server.directory.chmod(0o755)  # for known_hosts
-    sockets = Path(f"/tmp/pysshfs-{ORDINARY}")
-    there = sockets.exists()
-    with fuse_for_everybody():
-        yield as_ordinary_user()
-    with contextlib.suppress(OSError):
-        if not there:
-            shutil.rmtree(sockets)
-
-
-def user_options(server: Sshd) -> list[str]:
-    port, _, known_hosts = server.options()
-    return [port, known_hosts]
 
 
 def test_an_ordinary_user_mounts_and_unmounts(

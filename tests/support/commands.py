@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from pysshfs.cli.exitcodes import ExitCode
     from pysshfs.fuse.mountinfo import MountEntry
+    from tests.support.sshd import Sshd
 
 _PYSSHFS = (sys.executable, "-m", "pysshfs")
 _CTL = (sys.executable, "-c", "import sys; from pysshfs.cli.ctl import main; sys.exit(main())")
@@ -324,6 +325,12 @@ def as_ordinary_user() -> list[str]:
     if procs.run_limited(probe, timeout=LIMIT, check=False).returncode != 0:
         argv += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
     return argv
+
+
+def user_options(server: Sshd) -> list[str]:
+    """The mount options for a user who has the key at home."""
+    port, _, known_hosts = server.options()
+    return [port, known_hosts]
 
 
 @contextlib.contextmanager

@@ -220,11 +220,14 @@ async def mounted(
     capabilities: Capabilities = OPENSSH,
     latency: float = 0.0,
     config: VfsConfig | None = None,
+    is_system_file: Callable[[bytes], bool] | None = None,
 ) -> AsyncIterator[Mount]:
     """A mount for one test, which closes what it opens. That nothing is open on the server any
     more, and that the budgets are whole again, is asserted here."""
     async with FakeRemote.serve(tree, capabilities, latency) as remote:
-        fs = AskedAtHand(remote, config or VfsConfig(), clock=trio.current_time)
+        fs = AskedAtHand(
+            remote, config or VfsConfig(), clock=trio.current_time, is_system_file=is_system_file
+        )
         remote.on_lost = fs.server.lost
         async with trio.open_nursery() as nursery:
             nursery.start_soon(fs.run)

@@ -121,6 +121,8 @@ class FakeRemote:
         self.refuse_unwritable = False  # as a server does for who is not root
         self.room = 1 << 62  # the longest that a copy makes a file
         self.batch = 100  # the most names that a READDIR gives
+        self.served = b"/"  # the tree's root is the server's, unless a test says otherwise
+        self.realpaths: dict[bytes, bytes] = {}  # what it says of paths; NO_SUCH_FILE of others
         self.statistics = ROOMY
         self.strange_entries: list[DirectoryEntry] = []  # put into every listing, unchecked
         # What the n-th READDIR (from 0 on) of a directory says, whatever is true.
@@ -580,6 +582,14 @@ class FakeRemote:
             return node.target
 
         return self._on_path(work, "readlink", path)
+
+    def realpath(self, path: bytes) -> Reply[bytes]:
+        def work() -> bytes:
+            if path not in self.realpaths:
+                raise fail(errno.ENOENT)
+            return self.realpaths[path]
+
+        return self._request(work, "realpath", os.fsdecode(path))
 
     def symlink(self, target: bytes, path: bytes) -> Reply[None]:
         def work() -> None:

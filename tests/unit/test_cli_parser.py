@@ -477,5 +477,38 @@ class TestKernelOptions:
         kernel_options(found, 1000)
         assert found.kernel_options == ["ro"]
 
+    @pytest.mark.parametrize(
+        ("options", "symlinks", "transform"),
+        [
+            ("", "contain", False),
+            ("contain_symlinks", "strict", False),
+            ("no_contain_symlinks", "all", False),
+            ("follow_symlinks", "follow", False),
+            ("transform_symlinks", "contain", True),
+            ("transform_symlinks,no_contain_symlinks", "all", True),
+            ("contain_symlinks,no_contain_symlinks", "all", False),
+            ("no_contain_symlinks,contain_symlinks", "strict", False),
+            ("follow_symlinks,no_contain_symlinks", "follow", False),
+            ("contain_symlinks,follow_symlinks", "follow", False),
+            ("follow_symlinks,symlinks=all", "all", False),
+            ("symlinks=contain+system", "contain+system", False),
+        ],
+    )
+    def test_links(self, options: str, symlinks: str, transform: bool) -> None:
+        settings = mount(options).settings if options else mount().settings
+        assert (settings.symlinks, settings.transform_symlinks) == (symlinks, transform)
+
+    @pytest.mark.parametrize("other", ["allow_other", "allow_root"])
+    def test_the_systems_own_programs_are_not_for_others(self, other: str) -> None:
+        for options in (f"symlinks=contain+system,{other}", f"{other},symlinks=contain+system"):
+            assert f"'symlinks=contain+system' and '{other}' exclude" in option_refusal(options)
+        assert mount(f"symlinks=contain,{other}").settings.symlinks == "contain"
+
+    def test_the_systems_own_programs_are_not_for_root(self) -> None:
+        found = mount("symlinks=contain+system")
+        assert "nosuid" in kernel_options(found, 1000)
+        with pytest.raises(UsageError, match="not for mounts that root makes"):
+            kernel_options(found, 0)
+
     def test_allow_other_and_allow_root_exclude_each_other(self) -> None:
         assert "exclude each other" in option_refusal("allow_other,allow_root")

@@ -40,6 +40,7 @@ ASKING: dict[str, Callable[[Server, OpenFileHandle], Reply[Any]]] = {
     "fstat": lambda server, handle: server.fstat(handle),
     "statvfs": lambda server, _: server.statvfs(b""),
     "readlink": lambda server, _: server.readlink(b"l"),
+    "realpath": lambda server, _: server.realpath(b"/l"),
     "read": lambda server, handle: server.read(handle, 1, 3),
 }
 
@@ -51,6 +52,7 @@ async def test_what_only_asks_is_asked_again(method: str, carried_out: bool) -> 
     tree.write_file(b"f", b"hello")
     tree.symlink(b"f", b"l")
     async with mounted(tree) as mount:
+        mount.remote.realpaths[b"/l"] = b"/f"
         server = mount.fs.server
         handle = await server.open(b"f", UPDATE)
 
