@@ -33,9 +33,11 @@ import trio
 
 from pysshfs.errors import (
     AuthenticationError,
+    ConnectionLostError,
     FilesystemError,
     HostKeyError,
     RemoteDirectoryError,
+    RemoteStatusError,
     SftpRefusedError,
     StartupError,
     UnreachableError,
@@ -59,7 +61,11 @@ log = logging.getLogger(__name__)
 # at. With asyncssh's own 2 MiB a read gets 2 MiB per round trip at most.
 _WINDOW: Final = 64 * 1024 * 1024
 _PACKET: Final = 255 * 1024
-_SFTP_SECONDS: Final = 30  # for the session and its handshake
+_SFTP_SECONDS: Final = 30  # for the session and its handshake, unless ConnectTimeout says other
+# The least that the server must take in one packet (bytes). Every SSH implementation takes 32 KiB
+# (RFC 4253, section 6.1); with a few bytes each request would be a flood of packets.
+_LEAST_PACKET: Final = 1024
+_LONGEST_PATH: Final = 4096  # bytes, of the served directory
 _CLOSE_SECONDS: Final = 2
 _ABORT_SECONDS: Final = 1
 
@@ -103,7 +109,7 @@ class Link:
         """Log in, start SFTP and check the directory. Raises `StartupError`s."""
         await self.log_in()
         try:
-            with trio.fail_after(_SFTP_SECONDS):
+            with trio.fail_after(self._route.target_timeout or _SFTP_SECONDS):
                 session = await self.start_session(lambda error: self._on_lost(self, error))
                 self.session = session
                 return await self._shake_hands(session, generation)
@@ -189,7 +195,7 @@ class Link:
         is_command = "/" in server
         session = SftpSession(on_lost, self._bridge.before_waiting, self._bridge.in_a_while)
         try:
-            await self._bridge.call(
+            channel, _ = await self._bridge.call(
                 last.create_session(
                     lambda: session,
                     server if is_command else None,
@@ -202,6 +208,11 @@ class Link:
             )
         except (asyncssh.Error, OSError) as error:
             raise SftpRefusedError(f"the server gives no SFTP session: {error}") from None
+        # Not public, and nowhere else to be had.
+        least = channel._send_pktsize
+        if least < _LEAST_PACKET:
+            channel.abort()
+            raise SftpRefusedError(f"the server takes packets of {least} bytes only")
         self.server_version = str(last.get_extra_info("server_version", ""))
         self.cipher = str(last.get_extra_info("recv_cipher", ""))
         return session
@@ -209,9 +220,7 @@ class Link:
     async def _shake_hands(self, session: SftpSession, generation: int) -> client.SftpRemote:
         try:
             self.extensions = await session.handshake()
-            limits = None
-            if self.extensions.get(b"limits@openssh.com") == b"1":
-                limits = await client.request_limits(session)
+            limits = await self._limits(session)
         except FilesystemError as error:
             raise SftpRefusedError(f"no SFTP with this server: {error}") from None
         abilities = client.capabilities(
@@ -229,6 +238,15 @@ class Link:
             open_extra=self.extra.open,
         )
 
+    async def _limits(self, session: SftpSession) -> client.Limits | None:
+        if self.extensions.get(b"limits@openssh.com") != b"1":
+            return None
+        try:
+            return await client.request_limits(session)
+        except RemoteStatusError as error:
+            log.info("the server does not tell its limits: %s", error)
+            return None
+
     async def _check_directory(
         self, session: SftpSession, abilities: Capabilities, generation: int
     ) -> bytes:
@@ -236,7 +254,12 @@ class Link:
         shown = os.fsdecode(wanted)
         try:
             base = await client.request_realpath(session, wanted)
+            if len(base) >= _LONGEST_PATH or b"\0" in base:
+                what = "with NUL in it" if b"\0" in base else f"of {len(base)} bytes"
+                raise SftpRefusedError(f"{shown} on the server is a path {what}")
             found = await client.SftpRemote(session, base, abilities, generation).stat(b"")
+        except ConnectionLostError as error:
+            raise SftpRefusedError(f"no SFTP with this server: {error}") from None
         except FilesystemError as error:
             reason = os.strerror(error.errno)
             if shown.startswith("~"):

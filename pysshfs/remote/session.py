@@ -32,18 +32,31 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-_MAX_EXTENSIONS = 256
 _MAX_STDERR_LINES = 20
+_MOST_ABANDONED = 8192  # requests that nobody waits for any more and the server owes an answer
+# Of a reply that is not whole yet, what counts as a sign of life (bytes): a server that sends a
+# byte now and then does not answer.
+_STEP = 4096
 _SHORT = 16 * 1024  # bytes: below that, messages are joined before they are encrypted
 
 
 class _Pending:
     """A request whose reply is still to come."""
 
-    __slots__ = ("abandoned", "at_eof", "closes_late", "expected", "parse", "reply", "sent_at")
+    __slots__ = (
+        "abandoned",
+        "at_eof",
+        "closes_late",
+        "expected",
+        "kind",
+        "parse",
+        "reply",
+        "sent_at",
+    )
 
     def __init__(
         self,
+        kind: int,
         reply: Reply[Any],
         expected: int,
         parse: Callable[[wire.Reader], Any] | None,
@@ -51,6 +64,7 @@ class _Pending:
         closes_late: bool,
         sent_at: float,
     ) -> None:
+        self.kind = kind
         self.reply = reply
         self.expected = expected
         self.parse = parse
@@ -110,13 +124,16 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         self._lost: ConnectionLostError | None = None
         self._version: Reply[dict[bytes, bytes]] = Reply()
         self._greeted_at = clock()
-        self._received_at = self._greeted_at
+        self._now = self._greeted_at  # when something was received
+        self._received_at = self._greeted_at  # when there was a sign of life
+        self._received_more = 0  # bytes since
         self.round_trip = math.inf  # seconds: the shortest time that a reply has taken
         self._stderr_lines = 0
         self.requests_sent = 0
         self.bytes_sent = 0
         self.bytes_received = 0
         self.replies_abandoned = 0
+        self._owed = 0  # replies to what was abandoned, that have not come
 
     # --- sending ----------------------------------------------------------------------------
 
@@ -160,7 +177,7 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         if self._lost is not None:
             return Reply.failed(self._lost)
         request_id = self._take_id()
-        reply = self._register(request_id, expected, parse, at_eof, closes_late)
+        reply = self._register(kind, request_id, expected, parse, at_eof, closes_late)
         self._transmit(wire.packet(kind, request_id, *fields), lazily)
         return cast("Reply[T]", reply)
 
@@ -171,7 +188,7 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         if self._lost is not None:
             return Reply.failed(self._lost)
         request_id = self._take_id()
-        reply = self._register(request_id, wire.FXP_STATUS, None, _NO_EOF, False)
+        reply = self._register(wire.FXP_WRITE, request_id, wire.FXP_STATUS, None, _NO_EOF, False)
         self._transmit(wire.write_packet(request_id, handle, offset, data))
         return reply
 
@@ -184,6 +201,7 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
 
     def _register(
         self,
+        kind: int,
         request_id: int,
         expected: int,
         parse: Callable[[wire.Reader], Any] | None,
@@ -192,18 +210,22 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
     ) -> Reply[Any]:
         reply: Reply[Any] = Reply(on_abandon=lambda: self._abandon(request_id))
         self._pending[request_id] = _Pending(
-            reply, expected, parse, at_eof, closes_late, self._clock()
+            kind, reply, expected, parse, at_eof, closes_late, self._clock()
         )
         self.requests_sent += 1
         return reply
 
     def _abandon(self, request_id: int) -> None:
         # The id stays known: the reply is still on its way, and one to an unknown id would be a
-        # violation.
+        # violation. A server that never answers some request, which is made and given up again and
+        # again, must not have us remember all of them.
         pending = self._pending.get(request_id)
         if pending is not None:
             pending.abandoned = True
             self.replies_abandoned += 1
+            self._owed += 1
+            if self._owed > _MOST_ABANDONED:
+                self.fail(ConnectionLostError(f"{self._owed} requests without an answer"))
 
     def _transmit(self, data: bytes, lazily: bool = False) -> None:
         if self._channel is None:
@@ -262,12 +284,17 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
             self._log_stderr(data)
             return
         self.bytes_received += len(data)
-        self._received_at = self._clock()
+        self._now = self._clock()
         if self._lost is not None:
             return
         try:
             self._consume(data)
         except ProtocolError as error:
+            # It belongs to no request, so it is taken for the answer to the oldest: a request that
+            # makes the server do so each time must come to an end.
+            oldest = next((each for each in self._pending.values() if not each.abandoned), None)
+            if oldest is not None:
+                oldest.reply.set_error(error)
             self.fail(error)
 
     def _log_stderr(self, data: bytes) -> None:
@@ -295,6 +322,9 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
                 with view[at + 4 : end] as body:
                     self._handle_packet(body)
                 at = end
+        self._received_more += len(data)
+        if at or self._received_more >= _STEP:
+            self._received_at, self._received_more = self._now, 0
         if source is self._buffer:
             del self._buffer[:at]
         else:
@@ -310,14 +340,17 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         if pending is None:
             raise ProtocolError(f"reply to request {request_id}, which is not out")
         self._note_delay(pending.sent_at)
+        if pending.abandoned:
+            self._owed -= 1
         try:
             self._resolve(pending, kind, wire.Reader(body, 5))
         except ProtocolError as error:
-            pending.reply.set_error(error)
-            raise
+            named = ProtocolError(f"answer to {wire.REQUEST_NAMES.get(pending.kind)}: {error}")
+            pending.reply.set_error(named)
+            self.fail(named)
 
     def _note_delay(self, sent_at: float) -> None:
-        delay = self._received_at - sent_at
+        delay = self._now - sent_at
         if delay < self.round_trip:
             self.round_trip = delay
 
@@ -329,7 +362,7 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         version = reader.u32()
         if version != wire.VERSION:
             raise ProtocolError(f"the server speaks SFTP version {version}, not {wire.VERSION}")
-        self._version.set_result(dict(wire.parse_extensions(reader, _MAX_EXTENSIONS)))
+        self._version.set_result(wire.parse_extensions(reader))
 
     def _resolve(self, pending: _Pending, kind: int, reader: wire.Reader) -> None:
         reply = pending.reply
@@ -345,7 +378,7 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
                 reply.set_error(RemoteStatusError(code, message))
             return
         if kind != pending.expected or pending.parse is None:
-            raise ProtocolError(f"reply of type {kind}, expected {pending.expected}")
+            raise ProtocolError(f"type {kind}, not {pending.expected}")
         result = pending.parse(reader)
         if pending.abandoned and pending.closes_late:
             self.request(wire.FXP_CLOSE, wire.string(result.token))

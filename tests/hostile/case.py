@@ -102,6 +102,7 @@ class Case:
     status: int = 8  # the command's exit code where there is no mount
     says: tuple[str, ...] = ()  # in the daemon's log, or the command's message
     ssh: Ssh = field(default_factory=Ssh)
+    blocks: bool = False  # no good request until the server goes on reading
     sessions: int | None = None  # how many there are in all; None: as the outcome says
     grows: int = 48  # MiB that the daemon may grow by at most, at any time
     log_lines: int = 12  # most lines in its log

@@ -171,6 +171,7 @@ class _Door(asyncssh.SSHServer):
         channel = self._connection.create_server_channel(
             encoding=None, window=case.ssh.window, max_pktsize=case.ssh.packet
         )
+        channel._recv_pktsize = case.ssh.packet  # 0 stands for the default there
         return channel, session
 
 

@@ -82,7 +82,6 @@ def test_a_mount_of_its_own(server: HostileServer, case: Case) -> None:
         harness.run_case(server, case, mount, "")
         usual = 2 if case.outcome is Outcome.RECONNECTS else 1
         assert len(server.sessions) == (case.sessions or usual)
-        server.resume_reading()
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=named)
