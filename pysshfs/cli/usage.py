@@ -1,4 +1,4 @@
-"""The one exception for a command line that cannot be carried out.
+"""The one exception for a command line that cannot be carried out, and text made fit to be shown.
 
 Every module of the command line raises it; whoever runs the program prints the message after the
 program's name and ends with `ExitCode.USAGE`.
@@ -17,3 +17,10 @@ class UsageError(Exception):
 def shown(text: str) -> str:
     """Quote what the user typed for a message: control characters and odd bytes are escaped."""
     return repr(text)
+
+
+def printable(text: str) -> str:
+    """Text for a terminal or a line of a log, which names in it must neither steer nor break."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
