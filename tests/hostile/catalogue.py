@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.hostile import cases_framing, cases_start
+from tests.hostile import cases_files, cases_framing, cases_names, cases_start
 from tests.hostile.case import Case, Outcome
 
 CASES: Final[tuple[Case, ...]] = (
@@ -19,6 +19,15 @@ CASES: Final[tuple[Case, ...]] = (
     *cases_start.LIMITS,
     *cases_start.DIRECTORY,
     *cases_start.SSH,
+    *cases_files.HANDLES,
+    *cases_files.READS,
+    *cases_files.WRITES,
+    *cases_files.STATUS,
+    *cases_files.ATTRIBUTES,
+    *cases_files.STATVFS,
+    *cases_names.LISTINGS,
+    *cases_names.NAMES,
+    *cases_names.LINKS,
 )
 
 
