@@ -171,5 +171,6 @@ SLOW: Final = (
          options=("timeout=1",), ssh=Ssh(window=1 << 16), grows=100, blocks=True, sessions=2),
     Case("stderr-flood", "slow", "says 16 MiB on its stderr",
          (Rule(sftp.LSTAT, tricks.after(*[Stderr(b"no end\x1b[2J\n" * 5000)] * 256), b"file",
-               times=1),), Outcome.SURVIVES, SIZE, seconds=5, alone=True),
+               times=1),), Outcome.SURVIVES, SIZE, seconds=5, alone=True,
+         options=("log_level=info",), log_lines=30),
 )  # fmt: skip

@@ -22,7 +22,9 @@ def _listing(name: str, does: str, trick: Trick, sees: Any, *says: str, **more: 
                 says=says, **more)  # fmt: skip
 
 
-def _names(name: str, does: str, odd: list[bytes], *says: str, wanted: list[str] | None = None) -> Case:
+def _names(
+    name: str, does: str, odd: list[bytes], *says: str, wanted: list[str] | None = None
+) -> Case:
     """These names among others."""
     entries = [_SOME[0], *[sftp.entry(each, _FILE) for each in odd], *_SOME[1:]]
     return _listing(name, does, tricks.named(*entries), sorted(ABC + (wanted or [])), *says)
@@ -61,7 +63,8 @@ LISTINGS: Final = (
             tricks.named(*_SOME, count=2), "too many"),
     _broken("names-empty-many", "sends 16,385 names that are empty, in one answer",
             tricks.named(*[sftp.entry(b"", _NONE, b"")] * 16_385), "16385 names"),
-    _broken("name-attributes-cut", "leaves out the last attributes' end", tricks.cut(3), "truncated"),
+    _broken("name-attributes-cut", "leaves out the last attributes' end", tricks.cut(3),
+            "truncated"),
     _broken("attributes-for-names", "answers READDIR with attributes", tricks.attributes(_FILE),
             "type 105"),
     _broken("ok-for-names", "answers READDIR with STATUS OK", tricks.status(sftp.OK),
@@ -114,8 +117,8 @@ LINKS: Final = (
     _link("link-of-a-mib", "gives a link of 1 MiB", b"x/" * (MIB // 2), "EIO"),
     _link("link-absolute", "gives a link to this machine's files", b"/etc/hostname", "EPERM",
           alone=True, says=("symlinks=all",)),
-    _link("link-climbs", "gives a link that leads above the mount", b"../../../etc/hostname", "EPERM",
-          alone=True, says=("symlinks=all",)),
+    _link("link-climbs", "gives a link that leads above the mount", b"../../../etc/hostname",
+          "EPERM", alone=True, says=("symlinks=all",)),
     _link("link-climbs-later", "gives a link that climbs behind a name",
           b"dir/../../../../etc/hostname", "EPERM", alone=True, says=("symlinks=all",)),
     _link("link-forges", "gives a link out with a line for the log",

@@ -9,7 +9,9 @@ import pytest
 from tests.hostile import harness
 from tests.hostile.case import Case, Outcome
 from tests.hostile.catalogue import CASES, is_shared
+from tests.hostile.proofs import LAYERED, PROOFS, Proof
 from tests.hostile.server import HostileServer
+from tests.support import procs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,3 +95,15 @@ def test_no_mount(server: HostileServer, case: Case) -> None:
 def test_the_catalogue_is_large_and_its_names_are_its_own() -> None:
     names = [case.name for case in CASES]
     assert len(names) == len(set(names)) >= 60
+
+
+def test_each_case_rests_on_a_check_or_has_a_reason_why_not() -> None:
+    names = {case.name for case in CASES}
+    proven = {name for proof in PROOFS for name in proof.breaks}
+    assert proven | set(LAYERED) == names
+    assert not proven & set(LAYERED)
+
+
+@pytest.mark.parametrize("proof", PROOFS, ids=lambda proof: proof.check)
+def test_what_a_proof_takes_out_is_there(proof: Proof) -> None:
+    assert (procs.ROOT / proof.file).read_text().count(proof.old) == 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import posixpath
 import stat
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -124,7 +125,8 @@ class ProperServer:
     def _open(self, number: int, fields: sftp.Fields) -> bytes:
         path, flags = fields.string(), fields.u32()
         if flags & 0x08 and path not in self.tree.nodes:
-            self.tree.nodes[path] = file(b"", fields.change().get("mode", 0o644) & 0o777)
+            mode = fields.change().get("mode", 0o644) & 0o777
+            self.tree.nodes[path] = Node(stat.S_IFREG | mode, mtime=int(time.time()))
         node = self.tree.nodes[path]
         if flags & 0x10:
             del node.data[:]
@@ -186,7 +188,7 @@ class ProperServer:
         path = fields.string()
         if path in self.tree.nodes:
             return sftp.status(number, sftp.FAILURE)
-        self.tree.nodes[path] = directory()
+        self.tree.nodes[path] = Node(stat.S_IFDIR | 0o755, mtime=int(time.time()))
         return sftp.status(number, sftp.OK)
 
     def _rename(self, number: int, fields: sftp.Fields) -> bytes:
