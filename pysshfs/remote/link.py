@@ -45,7 +45,7 @@ from pysshfs.errors import (
 from pysshfs.remote import client
 from pysshfs.remote.extra import ExtraSessions
 from pysshfs.remote.hostkeys import refused
-from pysshfs.remote.session import SftpSession
+from pysshfs.remote.session import SftpSession, words_of
 
 if TYPE_CHECKING:
     from asyncio.trsock import TransportSocket
@@ -207,7 +207,8 @@ class Link:
                 )
             )
         except (asyncssh.Error, OSError) as error:
-            raise SftpRefusedError(f"the server gives no SFTP session: {error}") from None
+            what = f"the server gives no SFTP session: {words_of(error)}"
+            raise SftpRefusedError(what) from None
         # Not public, and nowhere else to be had.
         least = channel._send_pktsize
         if least < _LEAST_PACKET:
@@ -372,15 +373,15 @@ def _explained(waypoint: Waypoint, error: Exception) -> StartupError:
     if isinstance(error, asyncssh.KeyExchangeFailed):
         # With a host key known, only its kind is asked for: a server without is another one.
         kind = HostKeyError if "host key" in error.reason else UnreachableError
-        return kind(f"{host}: {error.reason}")
+        return kind(f"{host}: {words_of(error)}")
     if isinstance(error, asyncssh.Error) and _is_refusal(error):
-        return AuthenticationError("; ".join([error.reason, *waypoint.keys.passed_over]))
+        return AuthenticationError("; ".join([words_of(error), *waypoint.keys.passed_over]))
     if isinstance(error, (asyncssh.KeyEncryptionError, asyncssh.KeyImportError)):
         return AuthenticationError(f"{host}: a key cannot be used: {error}")
     if isinstance(error, socket.gaierror):
         return UnreachableError(f"{host}: {error.strerror}")
     if isinstance(error, (asyncssh.Error, TimeoutError)):
-        return UnreachableError(f"{host}: {str(error) or 'timed out'}")
+        return UnreachableError(f"{host}: {words_of(error) or 'timed out'}")
     if isinstance(error, OSError):
         reason = os.strerror(error.errno) if error.errno else str(error)
         return UnreachableError(f"{host}: {reason}")

@@ -33,6 +33,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _MAX_STDERR_LINES = 20
+_MOST_WORDS = 200  # characters of a reason that the server gives
 _MOST_ABANDONED = 8192  # requests that nobody waits for any more and the server owes an answer
 # Of a reply that is not whole yet, what counts as a sign of life (bytes): a server that sends a
 # byte now and then does not answer.
@@ -79,6 +80,11 @@ class _NoEof:
 
 
 _NO_EOF = _NoEof()
+
+
+def words_of(error: Exception) -> str:
+    """What an exception of asyncssh's says, which may be the server's words: the beginning."""
+    return str(error)[:_MOST_WORDS]
 
 
 def _now(write: Callable[[], object]) -> None:
@@ -273,7 +279,8 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         self._channel = chan
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.fail(ConnectionLostError(str(exc) if exc else "the server closed the connection"))
+        reason = words_of(exc) if exc else "the server closed the connection"
+        self.fail(ConnectionLostError(reason))
 
     def eof_received(self) -> bool:
         self.fail(ConnectionLostError("the server ended the SFTP session"))

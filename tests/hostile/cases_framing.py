@@ -126,7 +126,22 @@ FRAMING: Final = (
         Outcome.RECONNECTS,
         ((("size", "file"), "EIO"),),
         seconds=6,
+        at_least=1,
         recovers=6,
+        sessions=4,
+    ),
+    Case(
+        "broken-at-each-start",
+        "framing",
+        "ends a session, and breaks the protocol as the next two begin",
+        (
+            Rule(sftp.LSTAT, tricks.raw(sftp.u32(0)), b"file", times=1),
+            Rule(sftp.INIT, tricks.raw(sftp.version(4)), skip=1, times=2),
+        ),
+        Outcome.RECONNECTS,
+        SIZE,
+        seconds=9,
+        at_least=2,
         sessions=4,
     ),
 )

@@ -1,8 +1,8 @@
 """Show that each check has a case that fails without it: ``python -m tests.hostile.prove``.
 
 Each proof (`proofs.py`) is a patch to a copy of the program, in a temporary directory; there the
-cases that rest on the check are run, which must fail, and the others of their groups, which must
-not. With words as arguments, only proofs whose check or cases have one of them. ``--record`` writes
+cases that rest on the check are run, which must fail, and the others of the first one's group, which
+must not. With words as arguments, only proofs whose check or cases have one of them. ``--record`` writes
 the result to docs/hostile-catalogue.md.
 """
 
@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import queue
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -69,10 +71,8 @@ def _without(proof: Proof, copy: Path) -> Result:
     text = file.read_text()
     if text.count(proof.old) != 1:
         raise RuntimeError(f"{proof.check}: {text.count(proof.old)} places in {proof.file}")
-    groups = {_BY_NAME[name].group for name in proof.breaks}
-    # What a shared mount has left of it after a failure takes its neighbours' time, not their
-    # results.
-    others = [case.name for case in CASES if case.group in groups and case.name not in proof.breaks]
+    group = _BY_NAME[proof.breaks[0]].group
+    others = [case.name for case in CASES if case.group == group and case.name not in proof.breaks]
     file.write_text(text.replace(proof.old, proof.new))
     try:
         failed = _failed(copy, [*proof.breaks, *others])
@@ -89,22 +89,33 @@ def _copy_to(place: Path) -> None:
     shutil.copy(_ROOT / "pyproject.toml", place)
 
 
-def _prove(proofs: Sequence[Proof]) -> list[Result]:
-    results = []
-    with tempfile.TemporaryDirectory(prefix="pysshfs-prove-") as directory:
-        place = Path(directory)
-        _copy_to(place)
-        for proof in proofs:
-            began = time.monotonic()
-            result = _without(proof, place)
-            results.append(result)
-            verdict = "ok" if result.is_good else "NOT PROVEN"
-            print(f"{verdict}: {proof.check} ({time.monotonic() - began:.0f} s)", flush=True)
-            for words, names in (("pass without it", result.survived),
-                                 ("fail, too", result.harmed)):  # fmt: skip
-                if names:
-                    print(f"    {words}: {', '.join(names)}", flush=True)
-    return results
+def _prove_one(proof: Proof, copies: queue.SimpleQueue[Path]) -> Result:
+    copy, began = copies.get(), time.monotonic()
+    try:
+        result = _without(proof, copy)
+    finally:
+        copies.put(copy)
+    verdict = "ok" if result.is_good else "NOT PROVEN"
+    lines = [f"{verdict}: {proof.check} ({time.monotonic() - began:.0f} s)"]
+    for words, names in (("pass without it", result.survived), ("fail, too", result.harmed)):
+        if names:
+            lines.append(f"    {words}: {', '.join(names)}")
+    print("\n".join(lines), flush=True)
+    return result
+
+
+def _prove(proofs: Sequence[Proof], jobs: int) -> list[Result]:
+    """Each job has a copy of its own: several proofs at once, since most wait for hung mounts."""
+    copies: queue.SimpleQueue[Path] = queue.SimpleQueue()
+    with (
+        tempfile.TemporaryDirectory(prefix="pysshfs-prove-") as directory,
+        ThreadPoolExecutor(jobs) as pool,
+    ):
+        for number in range(jobs):
+            place = Path(directory) / str(number)
+            _copy_to(place)
+            copies.put(place)
+        return list(pool.map(lambda proof: _prove_one(proof, copies), proofs))
 
 
 def _table(results: Sequence[Result]) -> str:
@@ -118,9 +129,9 @@ def _table(results: Sequence[Result]) -> str:
         "",
         "Written by `make prove`. The server of `tests/hostile/` does each of these to a real",
         "mount, or to a command that is to make one. For each check in the last column, the cases",
-        "that name it failed when it was taken out of a copy of the program, and no others of",
-        "their groups did. Where that column is in italics no single check decides, for the reason",
-        "given.",
+        "that name it failed when it was taken out of a copy of the program, and no others of the",
+        "first one's group did. Where that column is in italics no single check decides, for the",
+        "reason given.",
         "",
         f"{len(CASES)} cases, {len(results)} checks.",
         "",
@@ -138,6 +149,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.hostile.prove", description=__doc__)
     parser.add_argument("words", nargs="*")
     parser.add_argument("--record", action="store_true")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     wanted = parser.parse_args()
     proofs = [
         proof
@@ -145,7 +157,7 @@ def main() -> int:
         if not wanted.words
         or any(word in text for word in wanted.words for text in (proof.check, *proof.breaks))
     ]
-    results = _prove(proofs)
+    results = _prove(proofs, wanted.jobs)
     bad = [result for result in results if not result.is_good]
     print(f"{len(results) - len(bad)} of {len(results)} checks are proven")
     if wanted.record and not bad and not wanted.words:
