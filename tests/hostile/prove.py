@@ -1,9 +1,9 @@
 """Show that each check has a case that fails without it: ``python -m tests.hostile.prove``.
 
 Each proof (`proofs.py`) is a patch to a copy of the program, in a temporary directory; there the
-cases that rest on the check are run, which must fail, and the others of the first one's group, which
-must not. With words as arguments, only proofs whose check or cases have one of them. ``--record`` writes
-the result to docs/hostile-catalogue.md.
+cases that rest on the check are run, which must fail, and the others of the first one's group,
+which must not. With words as arguments, only proofs whose check or cases have one of them.
+``--record`` writes the result to docs/hostile-catalogue.md.
 """
 
 from __future__ import annotations
