@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 _MAX_STDERR_LINES = 20
 _MOST_WORDS = 200  # characters of a reason that the server gives
 _MOST_ABANDONED = 8192  # requests that nobody waits for any more and the server owes an answer
+_MOST_PENDING = 65_536  # of all kinds: far more than programs can wait for at once
 # Of a reply that is not whole yet, what counts as a sign of life (bytes): a server that sends a
 # byte now and then does not answer.
 _STEP = 4096
@@ -180,8 +181,8 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         status is EOF. `closes_late`: the result is a handle that must be closed if nobody waits
         for it any more when it comes.
         """
-        if self._lost is not None:
-            return Reply.failed(self._lost)
+        if self._lost is not None or len(self._pending) >= _MOST_PENDING:
+            return self._refused()
         request_id = self._take_id()
         reply = self._register(kind, request_id, expected, parse, at_eof, closes_late)
         self._transmit(wire.packet(kind, request_id, *fields), lazily)
@@ -191,12 +192,19 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         self, handle: bytes, offset: int, data: bytes | bytearray | memoryview
     ) -> Reply[None]:
         """A WRITE; apart from `request` because its data should be copied once only."""
-        if self._lost is not None:
-            return Reply.failed(self._lost)
+        if self._lost is not None or len(self._pending) >= _MOST_PENDING:
+            return self._refused()
         request_id = self._take_id()
         reply = self._register(wire.FXP_WRITE, request_id, wire.FXP_STATUS, None, _NO_EOF, False)
         self._transmit(wire.write_packet(request_id, handle, offset, data))
         return reply
+
+    def _refused(self) -> Reply[Any]:
+        """There is no session, or none that answers."""
+        if self._lost is None:
+            self.fail(ConnectionLostError(f"{len(self._pending)} requests without an answer"))
+        assert self._lost is not None
+        return Reply.failed(self._lost)
 
     def _take_id(self) -> int:
         request_id = self._next_id

@@ -273,6 +273,14 @@ def test_requests_that_are_given_up_and_never_answered_do_not_pile_up(peer: Peer
     is_lost(peer, "without an answer")
 
 
+def test_requests_that_are_never_answered_do_not_pile_up(peer: Peer) -> None:
+    replies = [peer.remove() for _ in range(65_536)]
+    assert peer.losses == []
+    assert isinstance(peer.remove().error, ConnectionLostError)
+    is_lost(peer, "65536 requests")
+    assert all(type(reply.error) is ConnectionLostError for reply in replies)
+
+
 def test_requests_that_are_given_up_and_answered_late_are_no_harm(peer: Peer) -> None:
     for number in range(20_000):
         peer.read().abandon()
