@@ -32,19 +32,16 @@ import asyncssh
 import trio
 
 from pysshfs.errors import (
-    AuthenticationError,
     ConnectionLostError,
     FilesystemError,
-    HostKeyError,
     RemoteDirectoryError,
     RemoteStatusError,
     SftpRefusedError,
-    StartupError,
     UnreachableError,
 )
 from pysshfs.remote import client
+from pysshfs.remote.explain import explained
 from pysshfs.remote.extra import ExtraSessions
-from pysshfs.remote.hostkeys import refused
 from pysshfs.remote.session import SftpSession, words_of
 
 if TYPE_CHECKING:
@@ -160,7 +157,7 @@ class Link:
         try:
             return await self._bridge.call(connect())
         except (asyncssh.Error, OSError, ValueError) as error:
-            raise _explained(waypoint, error) from None
+            raise explained(waypoint, error) from None
 
     def _start_proxy(self, command: str) -> socket.socket:
         """Start a ProxyCommand, in the shell as ssh does; a socket that leads to it.
@@ -363,36 +360,6 @@ def _may_lead_here(sock: TransportSocket | None) -> bool:
         return True
     # The kernel goes to an address of its own from that same address, but for 127.0.0.0/8.
     return bool(ours == theirs or ipaddress.ip_address(theirs.partition("%")[0]).is_loopback)
-
-
-def _explained(waypoint: Waypoint, error: Exception) -> StartupError:
-    """What went wrong at one hop, as the user is told."""
-    host = waypoint.hop.host
-    if isinstance(error, asyncssh.HostKeyNotVerifiable):
-        return refused(waypoint.policy, error)
-    if isinstance(error, asyncssh.KeyExchangeFailed):
-        # With a host key known, only its kind is asked for: a server without is another one.
-        kind = HostKeyError if "host key" in error.reason else UnreachableError
-        return kind(f"{host}: {words_of(error)}")
-    if isinstance(error, asyncssh.Error) and _is_refusal(error):
-        return AuthenticationError("; ".join([words_of(error), *waypoint.keys.passed_over]))
-    if isinstance(error, (asyncssh.KeyEncryptionError, asyncssh.KeyImportError)):
-        return AuthenticationError(f"{host}: a key cannot be used: {error}")
-    if isinstance(error, socket.gaierror):
-        return UnreachableError(f"{host}: {error.strerror}")
-    if isinstance(error, (asyncssh.Error, TimeoutError)):
-        return UnreachableError(f"{host}: {words_of(error) or 'timed out'}")
-    if isinstance(error, OSError):
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        return UnreachableError(f"{host}: {reason}")
-    return StartupError(f"ssh options: {error}")  # a ValueError: an option it cannot use
-
-
-def _is_refusal(error: asyncssh.Error) -> bool:
-    """Whether the server let nobody in. OpenSSH has no code of its own for too many keys."""
-    if isinstance(error, (asyncssh.PermissionDenied, asyncssh.IllegalUserName)):
-        return True
-    return "authentication failures" in error.reason
 
 
 def _kill(proxy: subprocess.Popen[bytes]) -> None:

@@ -24,6 +24,7 @@ import asyncssh
 
 from pysshfs.errors import FX_EOF, FX_OK, ConnectionLostError, ProtocolError, RemoteStatusError
 from pysshfs.remote import wire
+from pysshfs.remote.pending import NO_EOF, Pending
 from pysshfs.reply import Reply
 
 if TYPE_CHECKING:
@@ -40,47 +41,6 @@ _MOST_PENDING = 65_536  # of all kinds: far more than programs can wait for at o
 # byte now and then does not answer.
 _STEP = 4096
 _SHORT = 16 * 1024  # bytes: below that, messages are joined before they are encrypted
-
-
-class _Pending:
-    """A request whose reply is still to come."""
-
-    __slots__ = (
-        "abandoned",
-        "at_eof",
-        "closes_late",
-        "expected",
-        "kind",
-        "parse",
-        "reply",
-        "sent_at",
-    )
-
-    def __init__(
-        self,
-        kind: int,
-        reply: Reply[Any],
-        expected: int,
-        parse: Callable[[wire.Reader], Any] | None,
-        at_eof: object,
-        closes_late: bool,
-        sent_at: float,
-    ) -> None:
-        self.kind = kind
-        self.reply = reply
-        self.expected = expected
-        self.parse = parse
-        self.at_eof = at_eof
-        self.closes_late = closes_late
-        self.abandoned = False
-        self.sent_at = sent_at
-
-
-class _NoEof:
-    """Marks requests for which an EOF status is an error like any other."""
-
-
-_NO_EOF = _NoEof()
 
 
 def words_of(error: Exception) -> str:
@@ -125,7 +85,7 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         self.is_unhurried = False  # what is sent now goes `lazily`, whatever it is
         self._clock = clock
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, Pending] = {}
         self._next_id = 0
         self._buffer = bytearray()
         self._lost: ConnectionLostError | None = None
@@ -170,7 +130,7 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         *fields: bytes,
         expected: int = wire.FXP_STATUS,
         parse: Callable[[wire.Reader], T] | None = None,
-        at_eof: object = _NO_EOF,
+        at_eof: object = NO_EOF,
         closes_late: bool = False,
         lazily: bool = False,
     ) -> Reply[T]:
@@ -195,7 +155,7 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         if self._lost is not None or len(self._pending) >= _MOST_PENDING:
             return self._refused()
         request_id = self._take_id()
-        reply = self._register(wire.FXP_WRITE, request_id, wire.FXP_STATUS, None, _NO_EOF, False)
+        reply = self._register(wire.FXP_WRITE, request_id, wire.FXP_STATUS, None, NO_EOF, False)
         self._transmit(wire.write_packet(request_id, handle, offset, data))
         return reply
 
@@ -223,7 +183,7 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         closes_late: bool,
     ) -> Reply[Any]:
         reply: Reply[Any] = Reply(on_abandon=lambda: self._abandon(request_id))
-        self._pending[request_id] = _Pending(
+        self._pending[request_id] = Pending(
             kind, reply, expected, parse, at_eof, closes_late, self._clock()
         )
         self.requests_sent += 1
@@ -379,7 +339,7 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
             raise ProtocolError(f"the server speaks SFTP version {version}, not {wire.VERSION}")
         self._version.set_result(wire.parse_extensions(reader))
 
-    def _resolve(self, pending: _Pending, kind: int, reader: wire.Reader) -> None:
+    def _resolve(self, pending: Pending, kind: int, reader: wire.Reader) -> None:
         reply = pending.reply
         if kind == wire.FXP_STATUS:
             code, message = wire.parse_status(reader)
@@ -387,7 +347,7 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
                 reply.set_result(None)
             elif code == FX_OK:
                 raise ProtocolError("OK where a result was asked for")
-            elif code == FX_EOF and pending.at_eof is not _NO_EOF:
+            elif code == FX_EOF and pending.at_eof is not NO_EOF:
                 reply.set_result(pending.at_eof)
             else:
                 reply.set_error(RemoteStatusError(code, message))

@@ -53,7 +53,7 @@ WIRE: Final = (
           'raise ProtocolError("OK where a result was asked for")', "reply.set_result(None)",
           ("ok-for-attributes", "ok-for-data", "ok-for-names")),
     Proof("EOF is an answer to READ and READDIR only", _SESSION,
-          "elif code == FX_EOF and pending.at_eof is not _NO_EOF:", "elif code == FX_EOF:",
+          "elif code == FX_EOF and pending.at_eof is not NO_EOF:", "elif code == FX_EOF:",
           ("end-for-write",)),
     Proof("what belongs to no request counts against the oldest", _SESSION,
           "if oldest is not None:", "if False:", ("always-broken",)),
