@@ -97,7 +97,7 @@ class Case:
     nodes: dict[bytes, Node] = field(default_factory=dict)  # beside the usual ones
     options: tuple[str, ...] = ()
     alone: bool = False  # needs a mount of its own although the session goes on
-    seconds: float = 1.0  # within which what it `sees` is seen
+    seconds: float = 3.0  # within which each thing that it `sees` is seen
     at_least: float = 0.0  # seconds that the first of it takes: nothing is tried without pause
     recovers: float = 1.0  # and the good request after it
     status: int = 8  # the command's exit code where there is no mount

@@ -23,6 +23,8 @@ _PROBE: Final = Path(__file__).with_name("probe.py")
 GOOD: Final = (("read", "good"), "good\n")
 # Seconds after which a daemon hangs; `prove.py` expects many to do so, and has less patience.
 _LIMIT: Final = float(os.environ.get("PYSSHFS_HOSTILE_LIMIT", "40"))
+# How many times longer than usual anything may take: the proofs are not about time.
+_SLACK: Final = float(os.environ.get("PYSSHFS_HOSTILE_SLACK", "1"))
 _COMMAND_MIB: Final = 200  # that a command takes which makes no mount
 
 # Runs a command, and says last how much memory (KiB) it took and how it ended.
@@ -68,14 +70,14 @@ def check_sights(case: Case, seen: Sequence[Seen]) -> None:
     """What the program saw is what the case says."""
     for (action, wanted), got in zip(case.sees, seen, strict=True):
         assert got.result == wanted, f"{action}: {got.result!r:.400}, not {wanted!r:.400}"
-        assert got.seconds < case.seconds, f"{action}: {got.seconds:.1f} s"
+        assert got.seconds < case.seconds * _SLACK, f"{action}: {got.seconds:.1f} s"
     assert not seen or seen[0].seconds >= case.at_least, f"{seen[0].seconds:.1f} s"
 
 
 def check_good(case: Case, got: Seen) -> None:
     """The request that nothing is wrong with."""
     assert got.result == GOOD[1], f"the good request: {got.result!r:.400}"
-    assert got.seconds < case.recovers, f"the good request: {got.seconds:.1f} s"
+    assert got.seconds < case.recovers * _SLACK, f"the good request: {got.seconds:.1f} s"
 
 
 def check_log(case: Case, log: str) -> None:

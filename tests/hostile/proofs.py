@@ -108,7 +108,7 @@ SESSIONS: Final = (
     Proof("limits are held within what is sensible", _CLIENT,
           "return min(max(stated, 512), MOST_LENGTH) if stated else fallback",
           "return fallback if stated is None else stated",
-          ("limits-zero", "limits-one", "limits-2-63", "limits-highest")),
+          ("limits-zero", "limits-one")),
     Proof("sessions are not tried without pause", "pysshfs/remote/pace.py",
           "return min(_MOST_SECONDS, 2.0 ** min(failures, 10))", "return 0.0",
           ("always-broken", "broken-at-each-start")),
@@ -194,6 +194,7 @@ MEANING: Final = (
 PROOFS: Final = (*WIRE, *SESSIONS, *MEANING)
 
 _WELL_FORMED: Final = "it is allowed: what is shown is that it does no harm"
+_BLOCKS: Final = "held within 255 KiB, and READs and WRITEs have a size of our own besides"
 _SSH: Final = "asyncssh refuses it"
 
 LAYERED: Final[dict[str, str]] = {
@@ -201,6 +202,8 @@ LAYERED: Final[dict[str, str]] = {
     "handle-twice": _WELL_FORMED,
     "file-without-end": "the kernel, too, reads no further than the size it was told",
     "read-fails": _WELL_FORMED,
+    "limits-2-63": _BLOCKS,
+    "limits-highest": _BLOCKS,
     "status-without-language": _WELL_FORMED,
     "status-of-3-mib": "a packet has at most 4 MiB, of a message 512 bytes are kept",
     "attributes-none": "neither type nor size: each alone is refused",

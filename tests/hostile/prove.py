@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _RECORD: Final = _ROOT / "docs" / "hostile-catalogue.md"
 _TESTS: Final = "tests/hostile/test_cases.py"
-_PATIENCE: Final = "6"  # seconds for a program; many hang without the check
+_PATIENCE: Final = "8"  # seconds for a program; many hang without the check
 _BY_NAME: Final = {case.name: case for case in CASES}
 
 
@@ -58,7 +58,8 @@ def _failed(copy: Path, names: Iterable[str]) -> set[str]:
     """Run these cases on the copy; which of them failed."""
     tests = [_test_of(_BY_NAME[name]) for name in names]
     argv = [sys.executable, "-m", "pytest", "-q", "-rfE", "-p", "no:cacheprovider", *tests]
-    environment = {**os.environ, "PYSSHFS_HOSTILE_LIMIT": _PATIENCE}
+    limits = {"PYSSHFS_HOSTILE_LIMIT": _PATIENCE, "PYSSHFS_HOSTILE_SLACK": "10"}
+    environment = {**os.environ, **limits}
     said = subprocess.run(argv, cwd=copy, env=environment, capture_output=True, text=True)
     if said.returncode not in (0, 1):
         raise RuntimeError(said.stdout + said.stderr)
