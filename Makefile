@@ -7,7 +7,7 @@ DESTDIR ?=
 LIB = set -eu; checkout='$(CURDIR)'; . scripts/lib.sh;
 IN_VENV = .venv/bin/python -m
 
-.PHONY: help demo test sweep lint bench bench-quick bench-grow bench-docs install uninstall clean
+.PHONY: help demo test sweep prove lint bench bench-quick bench-grow bench-docs install uninstall clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): ## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -22,10 +22,17 @@ sweep: ## cut the connection at every packet of a job (half an hour)
 	@$(LIB) need_tests; prepare test; provide_sshd_directory
 	PYSSHFS_SWEEP=all $(IN_VENV) pytest tests/faults/test_sweep.py
 
+prove: ## take each check out of a copy, and see the hostile server get through (half an hour)
+	@$(LIB) need_tests; prepare test
+	$(IN_VENV) tests.hostile.prove --record $(PROVE)
+
 lint: ## ruff and mypy only
 	@$(LIB) prepare test
 	$(IN_VENV) ruff check .
 	$(IN_VENV) mypy
+
+# Only some of it: PROVE='names handles'.
+PROVE ?=
 
 bench: ## time pysshfs against sshfs (about 50 minutes)
 	@$(LIB) $(BENCH_NEEDS)

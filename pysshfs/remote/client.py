@@ -216,7 +216,7 @@ class SftpRemote:
         return self._base + b"/" + path if path else self._base or b"/"
 
     def _parse_handle(self, reader: wire.Reader) -> RemoteHandle:
-        token = reader.string()
+        token = wire.parse_string(reader)
         if not 0 < len(token) <= _MAX_HANDLE:
             raise ProtocolError(f"handle of {len(token)} bytes")
         return RemoteHandle(token, self._generation)
@@ -230,7 +230,7 @@ class SftpRemote:
 
     def _attributes(self, kind: int, field: bytes) -> Reply[Attributes]:
         return self._session.request(
-            kind, field, expected=wire.FXP_ATTRS, parse=wire.Reader.attributes
+            kind, field, expected=wire.FXP_ATTRS, parse=wire.parse_attributes
         )
 
     @_on_paths
@@ -310,7 +310,7 @@ class SftpRemote:
     @_on_current_session
     def read(self, handle: RemoteHandle, offset: int, length: int) -> Reply[bytes]:
         def parse(reader: wire.Reader) -> bytes:
-            data = reader.string()
+            data = wire.parse_string(reader)
             if len(data) > length:  # none at all is what some send at the end
                 raise ProtocolError(f"{len(data)} bytes for a READ of {length}")
             return data

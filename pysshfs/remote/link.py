@@ -32,18 +32,17 @@ import asyncssh
 import trio
 
 from pysshfs.errors import (
-    AuthenticationError,
+    ConnectionLostError,
     FilesystemError,
-    HostKeyError,
     RemoteDirectoryError,
+    RemoteStatusError,
     SftpRefusedError,
-    StartupError,
     UnreachableError,
 )
 from pysshfs.remote import client
+from pysshfs.remote.explain import explained
 from pysshfs.remote.extra import ExtraSessions
-from pysshfs.remote.hostkeys import refused
-from pysshfs.remote.session import SftpSession
+from pysshfs.remote.session import SftpSession, words_of
 
 if TYPE_CHECKING:
     from asyncio.trsock import TransportSocket
@@ -59,7 +58,11 @@ log = logging.getLogger(__name__)
 # at. With asyncssh's own 2 MiB a read gets 2 MiB per round trip at most.
 _WINDOW: Final = 64 * 1024 * 1024
 _PACKET: Final = 255 * 1024
-_SFTP_SECONDS: Final = 30  # for the session and its handshake
+_SFTP_SECONDS: Final = 30  # for the session and its handshake, unless ConnectTimeout says other
+# The least that the server must take in one packet (bytes). Every SSH implementation takes 32 KiB
+# (RFC 4253, section 6.1); with a few bytes each request would be a flood of packets.
+_LEAST_PACKET: Final = 1024
+_LONGEST_PATH: Final = 4096  # bytes, of the served directory
 _CLOSE_SECONDS: Final = 2
 _ABORT_SECONDS: Final = 1
 
@@ -104,7 +107,7 @@ class Link:
         """Log in, start SFTP and check the directory. Raises `StartupError`s."""
         await self.log_in()
         try:
-            with trio.fail_after(_SFTP_SECONDS):
+            with trio.fail_after(self._route.target_timeout or _SFTP_SECONDS):
                 session = await self.start_session(lambda error: self._on_lost(self, error))
                 self.session = session
                 return await self._shake_hands(session, generation)
@@ -155,7 +158,7 @@ class Link:
         try:
             return await self._bridge.call(connect())
         except (asyncssh.Error, OSError, ValueError) as error:
-            raise _explained(waypoint, error) from None
+            raise explained(waypoint, error) from None
 
     def _start_proxy(self, command: str) -> socket.socket:
         """Start a ProxyCommand, in the shell as ssh does; a socket that leads to it.
@@ -190,7 +193,7 @@ class Link:
         is_command = "/" in server
         session = SftpSession(on_lost, self._bridge.before_waiting, self._bridge.in_a_while)
         try:
-            await self._bridge.call(
+            channel, _ = await self._bridge.call(
                 last.create_session(
                     lambda: session,
                     server if is_command else None,
@@ -202,7 +205,13 @@ class Link:
                 )
             )
         except (asyncssh.Error, OSError) as error:
-            raise SftpRefusedError(f"the server gives no SFTP session: {error}") from None
+            what = f"the server gives no SFTP session: {words_of(error)}"
+            raise SftpRefusedError(what) from None
+        # Not public, and nowhere else to be had.
+        least = channel._send_pktsize
+        if least < _LEAST_PACKET:
+            channel.abort()
+            raise SftpRefusedError(f"the server takes packets of {least} bytes only")
         self.server_version = str(last.get_extra_info("server_version", ""))
         self.login = str(last.get_extra_info("username", ""))
         self.cipher = str(last.get_extra_info("recv_cipher", ""))
@@ -211,9 +220,7 @@ class Link:
     async def _shake_hands(self, session: SftpSession, generation: int) -> client.SftpRemote:
         try:
             self.extensions = await session.handshake()
-            limits = None
-            if self.extensions.get(b"limits@openssh.com") == b"1":
-                limits = await client.request_limits(session)
+            limits = await self._limits(session)
         except FilesystemError as error:
             raise SftpRefusedError(f"no SFTP with this server: {error}") from None
         abilities = client.capabilities(
@@ -231,6 +238,15 @@ class Link:
             open_extra=self.extra.open,
         )
 
+    async def _limits(self, session: SftpSession) -> client.Limits | None:
+        if self.extensions.get(b"limits@openssh.com") != b"1":
+            return None
+        try:
+            return await client.request_limits(session)
+        except RemoteStatusError as error:
+            log.info("the server does not tell its limits: %s", error)
+            return None
+
     async def _check_directory(
         self, session: SftpSession, abilities: Capabilities, generation: int
     ) -> bytes:
@@ -238,7 +254,12 @@ class Link:
         shown = os.fsdecode(wanted)
         try:
             base = await client.request_realpath(session, wanted)
+            if len(base) >= _LONGEST_PATH or b"\0" in base:
+                what = "with NUL in it" if b"\0" in base else f"of {len(base)} bytes"
+                raise SftpRefusedError(f"{shown} on the server is a path {what}")
             found = await client.SftpRemote(session, base, abilities, generation).stat(b"")
+        except ConnectionLostError as error:
+            raise SftpRefusedError(f"no SFTP with this server: {error}") from None
         except FilesystemError as error:
             reason = os.strerror(error.errno)
             if shown.startswith("~"):
@@ -341,36 +362,6 @@ def _may_lead_here(sock: TransportSocket | None) -> bool:
         return True
     # The kernel goes to an address of its own from that same address, but for 127.0.0.0/8.
     return bool(ours == theirs or ipaddress.ip_address(theirs.partition("%")[0]).is_loopback)
-
-
-def _explained(waypoint: Waypoint, error: Exception) -> StartupError:
-    """What went wrong at one hop, as the user is told."""
-    host = waypoint.hop.host
-    if isinstance(error, asyncssh.HostKeyNotVerifiable):
-        return refused(waypoint.policy, error)
-    if isinstance(error, asyncssh.KeyExchangeFailed):
-        # With a host key known, only its kind is asked for: a server without is another one.
-        kind = HostKeyError if "host key" in error.reason else UnreachableError
-        return kind(f"{host}: {error.reason}")
-    if isinstance(error, asyncssh.Error) and _is_refusal(error):
-        return AuthenticationError("; ".join([error.reason, *waypoint.keys.passed_over]))
-    if isinstance(error, (asyncssh.KeyEncryptionError, asyncssh.KeyImportError)):
-        return AuthenticationError(f"{host}: a key cannot be used: {error}")
-    if isinstance(error, socket.gaierror):
-        return UnreachableError(f"{host}: {error.strerror}")
-    if isinstance(error, (asyncssh.Error, TimeoutError)):
-        return UnreachableError(f"{host}: {str(error) or 'timed out'}")
-    if isinstance(error, OSError):
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        return UnreachableError(f"{host}: {reason}")
-    return StartupError(f"ssh options: {error}")  # a ValueError: an option it cannot use
-
-
-def _is_refusal(error: asyncssh.Error) -> bool:
-    """Whether the server let nobody in. OpenSSH has no code of its own for too many keys."""
-    if isinstance(error, (asyncssh.PermissionDenied, asyncssh.IllegalUserName)):
-        return True
-    return "authentication failures" in error.reason
 
 
 def _kill(proxy: subprocess.Popen[bytes]) -> None:

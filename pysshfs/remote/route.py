@@ -185,6 +185,9 @@ class Waypoint:
             options["username"] = hop.user
         if not config.has_ciphers and processor_has_aes():
             options["encryption_algs"] = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
+        if not config.wants_compression:
+            # asyncssh takes it if the server insists, and a packet can unpack to 1,000 times.
+            options["compression_algs"] = None
         if not config.has_keepalive:
             options["keepalive_interval"], options["keepalive_count_max"] = self.keepalive
         if not config.has_connect_timeout:
@@ -259,6 +262,11 @@ class Route:
                 )
             )
         return self._waypoints[index]
+
+    @property
+    def target_timeout(self) -> int:
+        """ConnectTimeout of the last hop (seconds); 0 when it is not set."""
+        return self.waypoint(len(self) - 1).config.connect_timeout
 
     @property
     def outside(self) -> Outside:

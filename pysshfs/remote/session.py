@@ -24,6 +24,7 @@ import asyncssh
 
 from pysshfs.errors import FX_EOF, FX_OK, ConnectionLostError, ProtocolError, RemoteStatusError
 from pysshfs.remote import wire
+from pysshfs.remote.pending import NO_EOF, Pending
 from pysshfs.reply import Reply
 
 if TYPE_CHECKING:
@@ -32,39 +33,19 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-_MAX_EXTENSIONS = 256
 _MAX_STDERR_LINES = 20
+_MOST_WORDS = 200  # characters of a reason that the server gives
+_MOST_ABANDONED = 8192  # requests that nobody waits for any more and the server owes an answer
+_MOST_PENDING = 65_536  # of all kinds: far more than programs can wait for at once
+# Of a reply that is not whole yet, what counts as a sign of life (bytes): a server that sends a
+# byte now and then does not answer.
+_STEP = 4096
 _SHORT = 16 * 1024  # bytes: below that, messages are joined before they are encrypted
 
 
-class _Pending:
-    """A request whose reply is still to come."""
-
-    __slots__ = ("abandoned", "at_eof", "closes_late", "expected", "parse", "reply", "sent_at")
-
-    def __init__(
-        self,
-        reply: Reply[Any],
-        expected: int,
-        parse: Callable[[wire.Reader], Any] | None,
-        at_eof: object,
-        closes_late: bool,
-        sent_at: float,
-    ) -> None:
-        self.reply = reply
-        self.expected = expected
-        self.parse = parse
-        self.at_eof = at_eof
-        self.closes_late = closes_late
-        self.abandoned = False
-        self.sent_at = sent_at
-
-
-class _NoEof:
-    """Marks requests for which an EOF status is an error like any other."""
-
-
-_NO_EOF = _NoEof()
+def words_of(error: Exception) -> str:
+    """What an exception of asyncssh's says, which may be the server's words: the beginning."""
+    return str(error)[:_MOST_WORDS]
 
 
 def _now(write: Callable[[], object]) -> None:
@@ -104,19 +85,22 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         self.is_unhurried = False  # what is sent now goes `lazily`, whatever it is
         self._clock = clock
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, Pending] = {}
         self._next_id = 0
         self._buffer = bytearray()
         self._lost: ConnectionLostError | None = None
         self._version: Reply[dict[bytes, bytes]] = Reply()
         self._greeted_at = clock()
-        self._received_at = self._greeted_at
+        self._now = self._greeted_at  # when something was received
+        self._received_at = self._greeted_at  # when there was a sign of life
+        self._received_more = 0  # bytes since
         self.round_trip = math.inf  # seconds: the shortest time that a reply has taken
         self._stderr_lines = 0
         self.requests_sent = 0
         self.bytes_sent = 0
         self.bytes_received = 0
         self.replies_abandoned = 0
+        self._owed = 0  # replies to what was abandoned, that have not come
 
     # --- sending ----------------------------------------------------------------------------
 
@@ -146,7 +130,7 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         *fields: bytes,
         expected: int = wire.FXP_STATUS,
         parse: Callable[[wire.Reader], T] | None = None,
-        at_eof: object = _NO_EOF,
+        at_eof: object = NO_EOF,
         closes_late: bool = False,
         lazily: bool = False,
     ) -> Reply[T]:
@@ -157,10 +141,10 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         status is EOF. `closes_late`: the result is a handle that must be closed if nobody waits
         for it any more when it comes.
         """
-        if self._lost is not None:
-            return Reply.failed(self._lost)
+        if self._lost is not None or len(self._pending) >= _MOST_PENDING:
+            return self._refused()
         request_id = self._take_id()
-        reply = self._register(request_id, expected, parse, at_eof, closes_late)
+        reply = self._register(kind, request_id, expected, parse, at_eof, closes_late)
         self._transmit(wire.packet(kind, request_id, *fields), lazily)
         return cast("Reply[T]", reply)
 
@@ -168,12 +152,19 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         self, handle: bytes, offset: int, data: bytes | bytearray | memoryview
     ) -> Reply[None]:
         """A WRITE; apart from `request` because its data should be copied once only."""
-        if self._lost is not None:
-            return Reply.failed(self._lost)
+        if self._lost is not None or len(self._pending) >= _MOST_PENDING:
+            return self._refused()
         request_id = self._take_id()
-        reply = self._register(request_id, wire.FXP_STATUS, None, _NO_EOF, False)
+        reply = self._register(wire.FXP_WRITE, request_id, wire.FXP_STATUS, None, NO_EOF, False)
         self._transmit(wire.write_packet(request_id, handle, offset, data))
         return reply
+
+    def _refused(self) -> Reply[Any]:
+        """There is no session, or none that answers."""
+        if self._lost is None:
+            self.fail(ConnectionLostError(f"{len(self._pending)} requests without an answer"))
+        assert self._lost is not None
+        return Reply.failed(self._lost)
 
     def _take_id(self) -> int:
         request_id = self._next_id
@@ -184,6 +175,7 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
 
     def _register(
         self,
+        kind: int,
         request_id: int,
         expected: int,
         parse: Callable[[wire.Reader], Any] | None,
@@ -191,19 +183,23 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         closes_late: bool,
     ) -> Reply[Any]:
         reply: Reply[Any] = Reply(on_abandon=lambda: self._abandon(request_id))
-        self._pending[request_id] = _Pending(
-            reply, expected, parse, at_eof, closes_late, self._clock()
+        self._pending[request_id] = Pending(
+            kind, reply, expected, parse, at_eof, closes_late, self._clock()
         )
         self.requests_sent += 1
         return reply
 
     def _abandon(self, request_id: int) -> None:
         # The id stays known: the reply is still on its way, and one to an unknown id would be a
-        # violation.
+        # violation. A server that never answers some request, which is made and given up again and
+        # again, must not have us remember all of them.
         pending = self._pending.get(request_id)
         if pending is not None:
             pending.abandoned = True
             self.replies_abandoned += 1
+            self._owed += 1
+            if self._owed > _MOST_ABANDONED:
+                self.fail(ConnectionLostError(f"{self._owed} requests without an answer"))
 
     def _transmit(self, data: bytes, lazily: bool = False) -> None:
         if self._channel is None:
@@ -251,7 +247,8 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         self._channel = chan
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.fail(ConnectionLostError(str(exc) if exc else "the server closed the connection"))
+        reason = words_of(exc) if exc else "the server closed the connection"
+        self.fail(ConnectionLostError(reason))
 
     def eof_received(self) -> bool:
         self.fail(ConnectionLostError("the server ended the SFTP session"))
@@ -262,12 +259,17 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
             self._log_stderr(data)
             return
         self.bytes_received += len(data)
-        self._received_at = self._clock()
+        self._now = self._clock()
         if self._lost is not None:
             return
         try:
             self._consume(data)
         except ProtocolError as error:
+            # It belongs to no request, so it is taken for the answer to the oldest: a request that
+            # makes the server do so each time must come to an end.
+            oldest = next((each for each in self._pending.values() if not each.abandoned), None)
+            if oldest is not None:
+                oldest.reply.set_error(error)
             self.fail(error)
 
     def _log_stderr(self, data: bytes) -> None:
@@ -295,6 +297,9 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
                 with view[at + 4 : end] as body:
                     self._handle_packet(body)
                 at = end
+        self._received_more += len(data)
+        if at or self._received_more >= _STEP:
+            self._received_at, self._received_more = self._now, 0
         if source is self._buffer:
             del self._buffer[:at]
         else:
@@ -310,14 +315,17 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         if pending is None:
             raise ProtocolError(f"reply to request {request_id}, which is not out")
         self._note_delay(pending.sent_at)
+        if pending.abandoned:
+            self._owed -= 1
         try:
             self._resolve(pending, kind, wire.Reader(body, 5))
         except ProtocolError as error:
-            pending.reply.set_error(error)
-            raise
+            named = ProtocolError(f"answer to {wire.REQUEST_NAMES.get(pending.kind)}: {error}")
+            pending.reply.set_error(named)
+            self.fail(named)
 
     def _note_delay(self, sent_at: float) -> None:
-        delay = self._received_at - sent_at
+        delay = self._now - sent_at
         if delay < self.round_trip:
             self.round_trip = delay
 
@@ -329,9 +337,9 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         version = reader.u32()
         if version != wire.VERSION:
             raise ProtocolError(f"the server speaks SFTP version {version}, not {wire.VERSION}")
-        self._version.set_result(dict(wire.parse_extensions(reader, _MAX_EXTENSIONS)))
+        self._version.set_result(wire.parse_extensions(reader))
 
-    def _resolve(self, pending: _Pending, kind: int, reader: wire.Reader) -> None:
+    def _resolve(self, pending: Pending, kind: int, reader: wire.Reader) -> None:
         reply = pending.reply
         if kind == wire.FXP_STATUS:
             code, message = wire.parse_status(reader)
@@ -339,13 +347,13 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
                 reply.set_result(None)
             elif code == FX_OK:
                 raise ProtocolError("OK where a result was asked for")
-            elif code == FX_EOF and pending.at_eof is not _NO_EOF:
+            elif code == FX_EOF and pending.at_eof is not NO_EOF:
                 reply.set_result(pending.at_eof)
             else:
                 reply.set_error(RemoteStatusError(code, message))
             return
         if kind != pending.expected or pending.parse is None:
-            raise ProtocolError(f"reply of type {kind}, expected {pending.expected}")
+            raise ProtocolError(f"type {kind}, not {pending.expected}")
         result = pending.parse(reader)
         if pending.abandoned and pending.closes_late:
             self.request(wire.FXP_CLOSE, wire.string(result.token))

@@ -111,6 +111,15 @@ class HostConfig:
         return self._parsed.get("ConnectTimeout") is not None
 
     @property
+    def connect_timeout(self) -> int:
+        """Seconds; 0 when it is not set."""
+        return self._number("ConnectTimeout", 0)
+
+    @property
+    def wants_compression(self) -> bool:
+        return self._flag("Compression")
+
+    @property
     def proxy_jump(self) -> str | None:
         return self._text("ProxyJump")
 

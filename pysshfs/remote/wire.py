@@ -2,13 +2,14 @@
 
 Source: draft-ietf-secsh-filexfer-02 (version 3) and OpenSSH's PROTOCOL file for the extensions.
 Pure functions, no state. Every length in a reply is checked against what is there; a reply that
-does not hold what it says raises `ProtocolError`, and nothing else does.
+does not hold what it says, neither less nor more, raises `ProtocolError`, and nothing else does.
+What later versions of an extension may append is passed over (STATUS, VERSION, EXTENDED_REPLY).
 """
 
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from pysshfs.errors import ProtocolError
 from pysshfs.remotefs import (
@@ -18,9 +19,6 @@ from pysshfs.remotefs import (
     FilesystemStatistics,
     OwnerNames,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 VERSION: Final = 3
 
@@ -66,10 +64,21 @@ ATTR_EXTENDED: Final = 0x80000000
 
 # The longest reply we take. OpenSSH's own limit for a message is 256 KiB; READs are sized to fit.
 MAX_REPLY: Final = 4 * 1024 * 1024
+# The rest of a message to people is not looked at (bytes).
+_MOST_MESSAGE: Final = 512
+# Extensions in VERSION: OpenSSH has a dozen, none longer than this (bytes, name or data).
+_MOST_EXTENSIONS: Final = 256
+_LONGEST_EXTENSION: Final = 256
 # A reply to READDIR or an attribute block may carry extension pairs; nobody sends more than these.
 _MAX_EXTENDED_PAIRS: Final = 1024
 # Names in one reply to READDIR: more than ever fit into OpenSSH's longest message.
 _MAX_NAMES: Final = 16_384
+
+REQUEST_NAMES: Final = {
+    value: name.removeprefix("FXP_")
+    for name, value in list(globals().items())
+    if name.startswith("FXP_")
+}
 
 _HEADER = struct.Struct(">IBI")
 _U32 = struct.Struct(">I")
@@ -178,6 +187,11 @@ class Reader:
         self._at = at + count
         return at
 
+    def finish(self) -> None:
+        """There must be nothing more."""
+        if self._at != self._end:
+            raise ProtocolError(f"{self._end - self._at} bytes too many")
+
     def u32(self) -> int:
         value: int = _U32.unpack_from(self._data, self._take(4))[0]
         return value
@@ -190,6 +204,12 @@ class Reader:
         length = self.u32()
         at = self._take(length)
         return bytes(self._data[at : at + length])
+
+    def beginning(self, most: int) -> bytes:
+        """As `string`, but no more than the first bytes of it."""
+        length = self.u32()
+        at = self._take(length)
+        return bytes(self._data[at : at + min(length, most)])
 
     def skip_string(self) -> None:
         self._take(self.u32())
@@ -225,10 +245,25 @@ class Reader:
 
 
 def parse_status(reader: Reader) -> tuple[int, str]:
-    """Code and message. Old servers leave the message out."""
+    """Code, and the beginning of the message. Old servers leave the message out."""
     code = reader.u32()
-    message = "" if reader.at_end else reader.string().decode("utf-8", "replace")
-    return code, message
+    if reader.at_end:
+        return code, ""
+    return code, reader.beginning(_MOST_MESSAGE).decode("utf-8", "replace")
+
+
+def parse_attributes(reader: Reader) -> Attributes:
+    """All that is in an ATTRS reply."""
+    attributes = reader.attributes()
+    reader.finish()
+    return attributes
+
+
+def parse_string(reader: Reader) -> bytes:
+    """All that is in a HANDLE or DATA reply."""
+    value = reader.string()
+    reader.finish()
+    return value
 
 
 def parse_entries(reader: Reader) -> list[DirectoryEntry]:
@@ -241,11 +276,12 @@ def parse_entries(reader: Reader) -> list[DirectoryEntry]:
         name = reader.string()
         reader.skip_string()
         entries.append(DirectoryEntry(name, reader.attributes()))
+    reader.finish()
     return entries
 
 
 def parse_single_name(reader: Reader) -> bytes:
-    """The one name that REALPATH and READLINK give."""
+    """The one name that REALPATH and READLINK give. What follows it has no meaning here."""
     count = reader.u32()
     if count != 1:
         raise ProtocolError(f"{count} names where one was asked for")
@@ -271,12 +307,17 @@ def parse_owner_names(reader: Reader, users: int, groups: int) -> OwnerNames:
     return OwnerNames(*found)
 
 
-def parse_extensions(reader: Reader, most: int) -> Iterator[tuple[bytes, bytes]]:
-    """The name and data pairs of a VERSION reply, at most `most` of them."""
+def parse_extensions(reader: Reader) -> dict[bytes, bytes]:
+    """The name and data pairs of a VERSION reply. Of two with one name the first counts; one that
+    is too long to be known is left out."""
+    found: dict[bytes, bytes] = {}
     count = 0
     while not reader.at_end:
         count += 1
-        if count > most:
-            raise ProtocolError(f"more than {most} extensions")
-        name = reader.string()
-        yield name, reader.string()
+        if count > _MOST_EXTENSIONS:
+            raise ProtocolError(f"more than {_MOST_EXTENSIONS} extensions")
+        name = reader.beginning(_LONGEST_EXTENSION + 1)
+        data = reader.beginning(_LONGEST_EXTENSION + 1)
+        if max(len(name), len(data)) <= _LONGEST_EXTENSION:
+            found.setdefault(name, data)
+    return found

@@ -22,6 +22,7 @@ NAME_MAX: Final = 255  # bytes; the kernel's NAME_MAX, and FUSE's
 MAX_SIZE: Final = (1 << 63) - 1  # loff_t; the kernel makes an inode with more a bad one
 MAX_TIME: Final = (1 << 32) - 1  # seconds; what protocol 3 has room for: 2106
 
+_LARGEST_BLOCK: Final = 1 << 30  # bytes
 NOBODY: Final = 65534  # who owns what the server names no owner of; the kernel's overflow id
 _TYPE: Final = 0o170000  # of a mode
 _SPECIAL: Final = frozenset((stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK))
@@ -86,12 +87,23 @@ def is_too_deep(path: bytes, most: int) -> bool:
     return path.count(b"/") >= most
 
 
+def _block_size(size: int) -> int:
+    """0 for what none can be: the kernel has 32 bits for it."""
+    return size if size <= _LARGEST_BLOCK else 0
+
+
 def checked_statistics(statistics: FilesystemStatistics) -> FilesystemStatistics:
-    """Sizes that df can divide by, and names no longer than the kernel takes."""
-    block = statistics.block_size or statistics.fragment_size or 4096
+    """Sizes that df can divide by and multiply, and names no longer than the kernel takes."""
+    block = _block_size(statistics.block_size) or _block_size(statistics.fragment_size) or 4096
+    fragment = _block_size(statistics.fragment_size) or block
+    blocks = min(statistics.blocks, MAX_SIZE // fragment)
+    free = min(statistics.blocks_free, blocks)
     return statistics._replace(
         block_size=block,
-        fragment_size=statistics.fragment_size or block,
+        fragment_size=fragment,
+        blocks=blocks,
+        blocks_free=free,
+        blocks_available=min(statistics.blocks_available, free),
         name_max=min(statistics.name_max or NAME_MAX, NAME_MAX),
     )
 

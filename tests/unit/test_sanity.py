@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pysshfs.errors import UnsafeReplyError
-from pysshfs.remotefs import Attributes
+from pysshfs.remotefs import Attributes, FilesystemStatistics
 from pysshfs.vfs.config import VfsConfig
 from pysshfs.vfs.sanity import (
     MAX_SIZE,
@@ -18,6 +18,7 @@ from pysshfs.vfs.sanity import (
     ListingCheck,
     checked_attributes,
     checked_link_target,
+    checked_statistics,
     is_special,
 )
 
@@ -121,3 +122,20 @@ def test_the_kernel_gets_each_name_that_can_be_once(names: list[bytes]) -> None:
     dots = sum(name in names for name in (b".", b".."))
     counted = sum(int(part.split()[0]) for part in check.oddities().split(", ") if part)
     assert counted == len(names) - len(told) - dots
+
+
+HUGE = (1 << 64) - 1
+
+
+@given(numbers=st.lists(st.one_of(st.integers(0, HUGE), st.just(0)), min_size=9, max_size=9))
+def test_numbers_of_a_file_system_can_be_divided_by_and_multiplied(numbers: list[int]) -> None:
+    found = checked_statistics(FilesystemStatistics(*numbers))
+    assert 0 < found.block_size < 1 << 32 and 0 < found.fragment_size < 1 << 32
+    assert found.fragment_size * found.blocks < 1 << 63
+    assert found.blocks_available <= found.blocks_free <= found.blocks
+    assert 0 < found.name_max <= 255
+
+
+def test_usual_numbers_of_a_file_system_are_passed_on() -> None:
+    usual = FilesystemStatistics(4096, 512, 1_000_000, 500_000, 400_000, 9, 8, 7, 255)
+    assert checked_statistics(usual) == usual

@@ -264,6 +264,30 @@ def test_an_abandoned_read_is_dropped(peer: Peer) -> None:
     assert peer.session.in_flight == 0 and peer.losses == []
 
 
+def test_requests_that_are_given_up_and_never_answered_do_not_pile_up(peer: Peer) -> None:
+    asked = 0
+    while peer.session.lost is None and asked < 100_000:
+        peer.read().abandon()
+        asked += 1
+    assert 1000 < asked < 20_000
+    is_lost(peer, "without an answer")
+
+
+def test_requests_that_are_never_answered_do_not_pile_up(peer: Peer) -> None:
+    replies = [peer.remove() for _ in range(65_536)]
+    assert peer.losses == []
+    assert isinstance(peer.remove().error, ConnectionLostError)
+    is_lost(peer, "65536 requests")
+    assert all(type(reply.error) is ConnectionLostError for reply in replies)
+
+
+def test_requests_that_are_given_up_and_answered_late_are_no_harm(peer: Peer) -> None:
+    for number in range(20_000):
+        peer.read().abandon()
+        peer.say(data(number, b"late"))
+    assert peer.losses == []
+
+
 async def test_cancelling_who_waits_abandons_the_request(peer: Peer) -> None:
     async def wait() -> None:
         await peer.open()
@@ -283,7 +307,15 @@ def test_an_unknown_id(peer: Peer) -> None:
     reply = peer.remove()
     peer.say(status(7, 0))
     assert isinstance(is_lost(peer, "7"), ProtocolError)
-    assert type(reply.error) is ConnectionLostError  # it is not to blame
+    assert isinstance(reply.error, ProtocolError)  # the oldest is taken to be its cause
+
+
+def test_what_belongs_to_no_request_is_the_oldest_ones_fault_only(peer: Peer) -> None:
+    given_up, oldest, other = peer.read(), peer.remove(), peer.remove()
+    given_up.abandon()
+    peer.say(wire.u32(0))
+    assert isinstance(oldest.error, ProtocolError)
+    assert type(other.error) is ConnectionLostError
 
 
 def test_a_second_reply_to_one_request(peer: Peer) -> None:
@@ -315,7 +347,7 @@ def test_a_length_that_cannot_be(peer: Peer, length: int) -> None:
     reply = peer.remove()
     peer.say(wire.u32(length))  # nothing more has to come for it to be known
     assert isinstance(is_lost(peer, str(length)), ProtocolError)
-    assert type(reply.error) is ConnectionLostError
+    assert isinstance(reply.error, ProtocolError)
 
 
 @pytest.mark.parametrize("body", [b"", b"\0\0\0\7abc", b"\xff\xff\xff\xff"])
@@ -330,7 +362,8 @@ def test_nothing_after_a_violation_counts(peer: Peer) -> None:
     first, second = peer.remove(), peer.remove()
     peer.say(status(9, 0), status(1, 0))
     assert isinstance(peer.session.lost, ProtocolError)
-    assert first.error is second.error and isinstance(first.error, ConnectionLostError)
+    assert isinstance(first.error, ProtocolError)
+    assert type(second.error) is ConnectionLostError
     peer.say(status(0, 0), b"\0\0\0\0")
     is_lost(peer)
 
@@ -443,7 +476,7 @@ async def test_the_round_trip_is_the_shortest_reply() -> None:
     assert session.round_trip == pytest.approx(0.1)
 
 
-async def test_silence_counts_from_the_last_byte_or_the_oldest_request() -> None:
+async def test_silence_counts_from_the_last_sign_of_life_or_the_oldest_request() -> None:
     peer = Peer()
     peer.session = SftpSession(peer.losses.append, clock=trio.current_time)
     peer.session.connection_made(cast("asyncssh.SSHClientChannel[bytes]", peer))
@@ -453,10 +486,20 @@ async def test_silence_counts_from_the_last_byte_or_the_oldest_request() -> None
     await trio.sleep(2)
     peer.remove()
     assert peer.session.silence() == 2
-    peer.session.data_received(b"\0", None)  # not even a packet
+    peer.say(status(0, 0))
     assert peer.session.silence() == 0
     await trio.sleep(3)
     assert peer.session.silence() == 3
+    # Of a long answer every 4 KiB are a sign; a byte now and then is none.
+    peer.session.data_received(wire.u32(1 << 20), None)
+    for _ in range(4):
+        peer.session.data_received(bytes(1022), None)
+        await trio.sleep(1)
+    assert peer.session.silence() == 7
+    peer.session.data_received(bytes(4), None)
+    assert peer.session.silence() == 0
+    await trio.sleep(1)
+    assert peer.session.silence() == 1
     peer.session.fail(ConnectionLostError())
     assert peer.session.silence() == 0
 

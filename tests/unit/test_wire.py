@@ -152,10 +152,22 @@ def test_a_single_name() -> None:
 
 
 def test_extensions_are_bounded() -> None:
-    one = wire.string(b"name") + wire.string(b"1")
-    assert list(wire.parse_extensions(wire.Reader(one * 3), 10)) == [(b"name", b"1")] * 3
-    with pytest.raises(ProtocolError):
-        list(wire.parse_extensions(wire.Reader(one * 11), 10))
+    pairs = [wire.string(b"%d" % number) + wire.string(b"1") for number in range(257)]
+    assert len(wire.parse_extensions(wire.Reader(b"".join(pairs[:-1])))) == 256
+    with pytest.raises(ProtocolError, match="extensions"):
+        wire.parse_extensions(wire.Reader(b"".join(pairs)))
+
+
+def test_of_extensions_the_first_of_a_name_counts_and_none_is_long() -> None:
+    words = [b"a", b"1", b"a", b"2", b"b" * 256, b"3", b"c" * 257, b"4", b"d", b"5" * 257]
+    found = wire.parse_extensions(wire.Reader(b"".join(map(wire.string, words))))
+    assert found == {b"a": b"1", b"b" * 256: b"3"}
+
+
+def test_of_a_message_only_the_beginning_is_taken() -> None:
+    body = wire.u32(4) + wire.string(b"x" * 1_000_000) + wire.string(b"en")
+    code, message = wire.parse_status(wire.Reader(body))
+    assert code == 4 and message == "x" * 512
 
 
 @pytest.mark.parametrize("flag", [0x10, 0x100, 0x4000_0000])
@@ -178,9 +190,9 @@ ENTRY = wire.string(b"name") + wire.string(b"long name") + packed(FULL)
 PAIR = wire.string(b"name") + wire.string(b"1")
 REPLIES: dict[str, tuple[Callable[[wire.Reader], object], bytes]] = {
     "status": (wire.parse_status, wire.u32(4) + wire.string(b"message")),
-    "handle": (wire.Reader.string, wire.string(b"handle")),
+    "handle": (wire.parse_string, wire.string(b"handle")),
     "skipped": (wire.Reader.skip_string, wire.string(b"handle")),
-    "attributes": (wire.Reader.attributes, packed(FULL)),
+    "attributes": (wire.parse_attributes, packed(FULL)),
     "some attributes": (wire.Reader.attributes, packed(FULL._replace(size=None))),
     "extended": (wire.Reader.attributes, extended(FULL, [(b"a", b"b"), (b"c", b"")])),
     "entries": (wire.parse_entries, wire.u32(2) + ENTRY + ENTRY),
@@ -190,7 +202,7 @@ REPLIES: dict[str, tuple[Callable[[wire.Reader], object], bytes]] = {
         lambda reader: wire.parse_owner_names(reader, 2, 1),
         wire.string(wire.string(b"ann") + wire.string(b"")) + wire.string(wire.string(b"staff")),
     ),
-    "extensions": (lambda reader: list(wire.parse_extensions(reader, 9)), PAIR + PAIR),
+    "extensions": (wire.parse_extensions, PAIR + PAIR),
 }
 # Where a shorter reply is a whole one, too.
 WHOLE_PREFIXES = {"status": {4}, "extensions": {0, len(PAIR)}}
@@ -215,6 +227,13 @@ def test_other_names_than_were_asked_for_are_refused(users: int, groups: int) ->
     assert parse(wire.Reader(body)) == OwnerNames([b"ann", b""], [b"staff"])
     with pytest.raises(ProtocolError):
         wire.parse_owner_names(wire.Reader(body), users, groups)
+
+
+@pytest.mark.parametrize("reply", ["handle", "attributes", "entries"])
+def test_a_reply_with_more_than_it_says_is_a_protocol_error(reply: str) -> None:
+    parse, body = REPLIES[reply]
+    with pytest.raises(ProtocolError, match="1 bytes too many"):
+        parse(wire.Reader(body + b"\0"))
 
 
 @pytest.mark.parametrize("reply", REPLIES)
