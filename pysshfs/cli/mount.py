@@ -11,14 +11,13 @@ import contextlib
 import logging
 import os
 import signal
-import stat
 import sys
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
 from pysshfs import errors
-from pysshfs.cli import logs, privileges
+from pysshfs.cli import logs, privileges, vfsconfig
 from pysshfs.cli.daemon import Report
 from pysshfs.cli.exitcodes import ExitCode
 from pysshfs.cli.prompts import PromptInterruptedError, Terminal
@@ -33,10 +32,7 @@ if TYPE_CHECKING:
     from pysshfs.fuse.requests import Policy
     from pysshfs.remote.bridge import Bridge
     from pysshfs.remote.connection import ServerConnection
-    from pysshfs.remotefs import RemoteFS
-    from pysshfs.vfs.config import LocalNames, VfsConfig
     from pysshfs.vfs.filesystem import Filesystem
-    from pysshfs.vfs.idmap import IdTable
     from pysshfs.vfs.undelivered import UndeliveredStore
 
 log = logging.getLogger(__name__)
@@ -70,7 +66,7 @@ def run(invocation: Invocation, options: Sequence[str], reporter: Reporter) -> R
 
         place = mountpoint.prepare(invocation.mountpoint)
         later = _later_log(settings, reporter)
-        tables = _tables(settings)
+        tables = vfsconfig.tables(settings)
         password = [_password_from_stdin()] if settings.password_stdin else []
     except errors.StartupError as error:
         return Report(_EXIT_CODES[type(error)], str(error))
@@ -132,7 +128,7 @@ class _Plan(NamedTuple):
     options: list[str]  # the kernel's
     password: list[str]  # the one given, if any; taken out by whoever needs it
     mounted: Callable[[], None]  # to be called once, when the mount is made
-    tables: tuple[IdTable | None, IdTable | None]  # of users and groups, with idmap=file
+    tables: vfsconfig.Tables  # with idmap=file
 
 
 @trio.lowlevel.enable_ki_protection
@@ -167,8 +163,10 @@ async def _mount_and_serve(plan: _Plan) -> ExitCode:
             connection.forget_passwords()
         try:
             store = UndeliveredStore.open(settings.undelivered_quota, source.text)
-            config = await _vfs_config(plan, connection, remote)
-            is_system_file = _system_files(plan.options)
+            config = await vfsconfig.vfs_config(
+                settings, plan.place, plan.tables, connection, remote
+            )
+            is_system_file = vfsconfig.system_files(plan.options)
             filesystem = Filesystem(remote, config, store=store, is_system_file=is_system_file)
             filesystem.server.on_demand = connection.wanted
             bridge.end_threads()
@@ -347,97 +345,4 @@ def _policy(settings: Settings, connection: ServerConnection) -> Policy:
         others_timeout=settings.others_timeout,
         silence=connection.silence,
         may_be_here=connection.may_be_here,
-    )
-
-
-def _system_files(options: list[str]) -> Callable[[bytes], bool] | None:
-    """For links to this machine's own programs: not where root, or another user, follows them."""
-    from pysshfs.fuse.systemfiles import is_system_file
-
-    if os.geteuid() == 0 or {"allow_other", "allow_root"} & set(options):
-        return None
-    return is_system_file
-
-
-def _tables(settings: Settings) -> tuple[IdTable | None, IdTable | None]:
-    """Of `idmap=file`; read while paths still mean what the user meant. Raises `StartupError`."""
-    if settings.idmap != "file":
-        if settings.uidfile is not None or settings.gidfile is not None:
-            log.warning("uidfile and gidfile have no effect without idmap=file")
-        return None, None
-    from pysshfs.cli import idfiles
-    from pysshfs.vfs.idmap import Unmapped
-
-    unmapped = Unmapped.REFUSE if settings.nomap == "error" else Unmapped.KEEP
-    return idfiles.tables_from_files(settings.uidfile, settings.gidfile, unmapped)
-
-
-async def _names(remote: RemoteFS) -> LocalNames:
-    """Of this machine, for `idmap=name`. In a thread that is left alone if the user gives up: a
-    directory service may keep it waiting."""
-    from pysshfs.cli import idfiles
-
-    if not remote.capabilities.owner_names:
-        raise errors.StartupError(
-            "idmap=name: the server does not tell names (it lacks users-groups-by-id@openssh.com,"
-            " which OpenSSH has from 9.1 on)"
-        )
-    return await trio.to_thread.run_sync(idfiles.local_names, abandon_on_cancel=True)
-
-
-async def _vfs_config(plan: _Plan, connection: ServerConnection, remote: RemoteFS) -> VfsConfig:
-    from pysshfs.vfs.config import VfsConfig
-    from pysshfs.vfs.idmap import IdTable, Unmapped
-
-    settings, place = plan.invocation.settings, plan.place
-    cached = settings.dir_cache
-    users, groups = plan.tables
-    if settings.idmap == "user":
-        login = await connection.login_identity()
-        if login is None:
-            log.warning("idmap=user has no effect: the server does not tell who the login is")
-        else:
-            users = IdTable("user", Unmapped.KEEP, {login.uid: os.getuid()})
-            groups = IdTable("group", Unmapped.KEEP, {login.gid: os.getgid()})
-    umask = settings.umask or 0
-    file_mask = umask if settings.fmask is None else settings.fmask
-    if place.obeys_set_id_bits:
-        log.warning(
-            "%s was mounted without nosuid: set-user-id and set-group-id bits of files are not"
-            " shown", place.path,
-        )  # fmt: skip
-        file_mask |= stat.S_ISUID | stat.S_ISGID
-    return VfsConfig(
-        stat_timeout=settings.dcache_stat_timeout if cached else 0.0,
-        link_timeout=settings.dcache_link_timeout if cached else 0.0,
-        directory_timeout=settings.dcache_dir_timeout if cached else 0.0,
-        negative_timeout=settings.negative_timeout if cached else 0.0,
-        kernel_entry_timeout=settings.entry_timeout,
-        kernel_attribute_timeout=settings.attr_timeout,
-        cache_entries=settings.dcache_max_size,
-        cache_size=settings.cache_size,
-        readahead=settings.readahead,
-        prefetch_ttl=settings.prefetch_ttl,
-        write_buffer=settings.max_write_buffer,
-        synchronous_writes=settings.sshfs_sync,
-        direct_io=settings.direct_io,
-        kernel_cache=settings.kernel_cache,
-        hardlinks=not settings.disable_hardlink,
-        symlinks=settings.symlinks,
-        transform_symlinks=settings.transform_symlinks,
-        fsync_on_close=settings.fsync_on_close,
-        async_ops=settings.async_ops,
-        strict_ambiguity=settings.strict_ambiguity,
-        max_dir_entries=settings.max_dir_entries,
-        max_dir_bytes=settings.max_dir_bytes,
-        max_dir_time=settings.max_dir_time,
-        max_depth=settings.max_depth,
-        hide_special=settings.hide_special,
-        uid=settings.uid,
-        gid=settings.gid,
-        file_mask=file_mask,
-        directory_mask=umask if settings.dmask is None else settings.dmask,
-        users=users,
-        groups=groups,
-        local_names=await _names(remote) if settings.idmap == "name" else None,
     )
