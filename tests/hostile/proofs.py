@@ -138,7 +138,7 @@ SESSIONS: Final = (
     Proof("a message to the user is one line of printable text", "pysshfs/cli/daemon.py",
           'print(f"pysshfs: {line}"', 'print(f"pysshfs: {message}"', ("refusal-forges",)),
     Proof("a line of the log is one line of printable text", "pysshfs/cli/logs.py",
-          "record.message = printable(record.message)", "pass", ("write-refusal-forges",)),
+          "record.message = printable(record.message)", "pass", ("limits-refusal-forges",)),
     Proof("codes that do not exist are errors", "pysshfs/errors.py",
           "STATUS_ERRNO.get(code, errno.EIO)", "STATUS_ERRNO[code]",
           ("status-code-unknown", "unknown-code-for-write")),
@@ -151,12 +151,11 @@ MEANING: Final = (
     Proof("a file has a type", _SANITY,
           "if mode is None or mode & _TYPE not in _KINDS:", "if mode is None:\n"
           "        mode = 0o100644\n    if False:",
-          ("attributes-without-mode", "type-none", "type-unknown")),
+          ("attributes-without-mode",)),
     Proof("a regular file has a size", _SANITY, 'raise UnsafeReplyError("a file without a size")',
           "pass", ("attributes-without-size",)),
     Proof("a size is at most 2^63-1", _SANITY, "if not 0 <= size <= MAX_SIZE:", "if False:",
           ("size-2-63", "size-highest", "entry-impossible")),
-    Proof("a mode has 16 bits", _SANITY, "mode & 0o177777,", "mode,", ("mode-with-more-bits",)),
     Proof("names have no '/'", _SANITY, 'or b"/" in name or', "or",
           ("name-with-slash", "name-forges")),
     Proof("names have no NUL", _SANITY, ' or b"\\0" in name:', ":", ("name-with-nul",)),
@@ -195,6 +194,7 @@ PROOFS: Final = (*WIRE, *SESSIONS, *MEANING)
 
 _WELL_FORMED: Final = "it is allowed: what is shown is that it does no harm"
 _BLOCKS: Final = "held within 255 KiB, and READs and WRITEs have a size of our own besides"
+_KERNEL: Final = "the kernel makes it EIO, too"
 _SSH: Final = "asyncssh refuses it"
 
 LAYERED: Final[dict[str, str]] = {
@@ -208,6 +208,9 @@ LAYERED: Final[dict[str, str]] = {
     "status-of-3-mib": "a packet has at most 4 MiB, of a message 512 bytes are kept",
     "attributes-none": "neither type nor size: each alone is refused",
     "size-largest": _WELL_FORMED,
+    "type-none": _KERNEL,
+    "type-unknown": _KERNEL,
+    "mode-with-more-bits": "the kernel, too, keeps 16 bits",
     "attributes-extended": _WELL_FORMED,
     "names-none-once": _WELL_FORMED,
     "name-not-utf8": _WELL_FORMED,

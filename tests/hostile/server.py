@@ -51,7 +51,7 @@ class _Session(asyncssh.SSHServerSession[bytes]):
     """One SFTP session: requests are answered one after the other, by `_serve`."""
 
     def __init__(self, server: HostileServer, user: str) -> None:
-        self._server, self._user = server, user
+        self._server, self.user = server, user
         self._proper = ProperServer(server.tree)
         self._buffer = bytearray()
         self._requests: asyncio.Queue[bytes] = asyncio.Queue()
@@ -130,7 +130,7 @@ class _Session(asyncssh.SSHServerSession[bytes]):
         else:
             path = self._proper.path_of(kind, body)
             proper = self._proper.answer(kind, number, body)
-        case, relative = self._server.case_of(self._user, path)
+        case, relative = self._server.case_of(self.user, path)
         rule = self._server.rule_for(case, kind, relative) if case is not None else None
         if rule is None or case is None:
             return [proper]
@@ -198,14 +198,14 @@ class HostileServer:
     # -- for tests ---------------------------------------------------------------------------
 
     def play(self, *cases: Case) -> None:
-        """From now on these cases, and no others, in trees as they were at first."""
+        """From now on these cases, too, from their beginning and in trees as they were at first."""
 
         def begin() -> None:
-            self.cases = {case.name: case for case in cases}
-            self.sessions.clear()
-            self._counts.clear()
             self._raw = next((case.ssh.raw for case in cases), b"")
             for case in cases:
+                self.cases[case.name] = case
+                for place in range(len(case.rules)):
+                    del self._counts[case.name, place]
                 root = b"/" + case.name.encode()
                 for path in [p for p in self.tree.nodes if p.startswith(root + b"/")]:
                     del self.tree.nodes[path]
@@ -223,6 +223,11 @@ class HostileServer:
 
     def node(self, case: Case, path: bytes) -> Node | None:
         return self._in_loop(lambda: self.tree.nodes.get(b"/%s/%s" % (case.name.encode(), path)))
+
+    def sessions_of(self, case: Case | None) -> int:
+        """How many sessions the case's mount has had, or the mount of all."""
+        user = EVERYBODY if case is None else case.name
+        return sum(session.user == user for session in self.sessions)
 
     def has_misbehaved(self, case: Case) -> bool:
         """Whether every rule of the case applied."""
