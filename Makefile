@@ -7,7 +7,7 @@ DESTDIR ?=
 LIB = set -eu; checkout='$(CURDIR)'; . scripts/lib.sh;
 IN_VENV = .venv/bin/python -m
 
-.PHONY: help demo test sweep prove lint bench bench-quick bench-grow bench-docs install uninstall clean
+.PHONY: help demo test sweep prove lint bench bench-quick bench-grow bench-checks bench-docs install uninstall clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): ## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -45,6 +45,10 @@ bench-quick: ## the same with less work, once (under 4 minutes)
 bench-grow: ## how time and memory grow with sizes and numbers
 	@$(LIB) $(BENCH_NEEDS)
 	$(IN_VENV) bench --grow $(BENCH)
+
+bench-checks: ## what the checks on the server's word cost (10 minutes)
+	@$(LIB) $(BENCH_NEEDS)
+	$(IN_VENV) bench.checks
 
 bench-docs: ## both, into docs/performance.md and the figures beside it
 	@$(LIB) $(BENCH_NEEDS)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import os
+import statistics
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import pytest
 
-from bench import docs, grow, plot, probe, report, tree
+from bench import checks, docs, grow, plot, probe, report, tree
 from bench.__main__ import parse
 from bench.goals import ASYNC, GOALS, goal, is_met
 from bench.link import Link
 from bench.plan import Run, scale_for
 from bench.workloads import WORKLOADS
+from tests.support import procs
+from tests.support.procs import run_limited
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -153,6 +157,24 @@ def test_points_of_a_later_file_take_the_place_of_the_same(tmp_path: Path) -> No
     grow.write_json(files[0], [point(1, 1.0), point(10, 2.0)], {"when": "first"}, {})
     grow.write_json(files[1], [point(10, 3.0)], {"when": "later"}, {})
     assert grow.load(files) == ({"when": "later"}, [point(1, 1.0), point(10, 3.0)])
+
+
+def test_every_check_is_taken_out_of_the_copy(tmp_path: Path) -> None:
+    program = checks.without_checks(tmp_path)
+    for patch in checks.PATCHES:
+        assert (tmp_path / patch.file).read_text() != (procs.ROOT / patch.file).read_text()
+    said = run_limited([*program.argv[:-1], "--version"], timeout=30).stdout
+    assert "pysshfs" in said
+
+
+def test_intervals_are_students() -> None:
+    """Nine degrees of freedom: 2.262 standard errors (tables)."""
+    ratios = [math.exp(number / 100) for number in range(10)]
+    error = statistics.stdev(range(10)) / 100 / math.sqrt(10)
+    found = checks.interval(ratios)
+    assert found.mean == pytest.approx(math.exp(0.045))
+    assert math.log(found.high / found.mean) == pytest.approx(2.262 * error, rel=2e-3)
+    assert math.log(found.mean / found.low) == pytest.approx(2.262 * error, rel=2e-3)
 
 
 def test_listings_count_only_while_the_copy_runs(tmp_path: Path) -> None:
