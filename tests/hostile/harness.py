@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import sys
@@ -53,7 +54,8 @@ class Memory:
 
     def __init__(self, pid: int) -> None:
         self._status = Path(f"/proc/{pid}/status")
-        Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak is what it takes now
+        with contextlib.suppress(PermissionError):  # not root, and the daemon is not dumpable
+            Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak is what it takes now
         self._before = self._peak()
 
     def _peak(self) -> int:
