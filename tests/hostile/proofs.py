@@ -39,7 +39,7 @@ WIRE: Final = (
           "            pending.abandoned",
           "pending = self._pending.pop(request_id, None)\n        if pending is not None:\n"
           "            pending.abandoned",
-          ("late-answer", "late-wrong-answer", "drip-without-end", "window-closed")),
+          ("late-answer", "late-wrong-answer", "drip-without-end")),
     Proof("VERSION comes once", _SESSION, 'raise ProtocolError("a second VERSION")', "return",
           ("second-version", "version-twice")),
     Proof("the version is 3", _SESSION, "if version != wire.VERSION:", "if False:",
