@@ -173,7 +173,7 @@ MEANING: Final = (
           ("statvfs-highest", "statvfs-2-32")),
     Proof("a file system has blocks of some size", _SANITY,
           "_block_size(statistics.fragment_size) or 4096",
-          "_block_size(statistics.fragment_size)", ("statvfs-zeros",)),
+          "_block_size(statistics.fragment_size)", ("statvfs-zeros", "statvfs-highest", "statvfs-2-32")),
     Proof("a link has 1 to 4,095 bytes, and no NUL", _SANITY,
           'if not 0 < len(target) < PATH_MAX or b"\\0" in target:', "if False:",
           ("link-with-nul", "link-empty", "link-of-4096", "link-of-a-mib")),
