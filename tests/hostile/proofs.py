@@ -173,7 +173,8 @@ MEANING: Final = (
           ("statvfs-highest", "statvfs-2-32")),
     Proof("a file system has blocks of some size", _SANITY,
           "_block_size(statistics.fragment_size) or 4096",
-          "_block_size(statistics.fragment_size)", ("statvfs-zeros", "statvfs-highest", "statvfs-2-32")),
+          "_block_size(statistics.fragment_size)",
+          ("statvfs-zeros", "statvfs-highest", "statvfs-2-32")),
     Proof("a link has 1 to 4,095 bytes, and no NUL", _SANITY,
           'if not 0 < len(target) < PATH_MAX or b"\\0" in target:', "if False:",
           ("link-with-nul", "link-empty", "link-of-4096", "link-of-a-mib")),
@@ -186,9 +187,6 @@ MEANING: Final = (
     Proof("the rest of a short answer is asked for", "pysshfs/vfs/readahead.py",
           "if part and self._received < self.length:", "if False:",
           ("data-in-pieces", "data-by-bytes")),
-    Proof("another type is another file", "pysshfs/vfs/tree.py",
-          "if known is not None and known.kind not in (None, kind):\n            self.vanish",
-          "if False:\n            self.vanish", ("type-changes",)),
 )  # fmt: skip
 
 PROOFS: Final = (*WIRE, *SESSIONS, *MEANING)
@@ -209,6 +207,7 @@ LAYERED: Final[dict[str, str]] = {
     "status-of-3-mib": "a packet has at most 4 MiB, of a message 512 bytes are kept",
     "attributes-none": "neither type nor size: each alone is refused",
     "size-largest": _WELL_FORMED,
+    "type-changes": "a lookup makes it another inode, and the old one is ESTALE by itself",
     "type-none": _KERNEL,
     "type-unknown": _KERNEL,
     "mode-with-more-bits": "the kernel, too, keeps 16 bits",
