@@ -115,7 +115,7 @@ SESSIONS: Final = (
     Proof("of a reason that the server gives, the beginning is told", _SESSION,
           "return str(error)[:_MOST_WORDS]", "return str(error)", ("refusal-forges",)),
     Proof("limits may be refused", _LINK, "except RemoteStatusError as error:",
-          "except ZeroDivisionError as error:", ("limits-refused",)),
+          "except ZeroDivisionError as error:", ("limits-refused", "limits-refusal-forges")),
     Proof("the served directory's path is one", _LINK,
           'if len(base) >= _LONGEST_PATH or b"\\0" in base:', "if False:",
           ("realpath-with-nul", "realpath-of-a-mib")),
