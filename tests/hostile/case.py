@@ -78,8 +78,8 @@ class Ssh:
 
 class Outcome(enum.Enum):
     SURVIVES = "the session goes on"
-    RECONNECTS = "the session is ended as one that breaks the protocol, and another made"
-    REFUSED = "there is no mount"
+    RECONNECTS = "another session"  # as this one broke the protocol, or ended
+    REFUSED = "no mount"
 
 
 #: What a program does (see `probe.py`) and what it sees: a value, or an errno's name.

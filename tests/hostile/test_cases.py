@@ -105,6 +105,11 @@ def test_each_case_rests_on_a_check_or_has_a_reason_why_not() -> None:
     assert not proven & set(LAYERED)
 
 
+def test_the_document_has_all_cases() -> None:
+    text = (procs.ROOT / "docs" / "hostile-catalogue.md").read_text()
+    assert [case.name for case in CASES if f"| `{case.name}` | {case.does} |" not in text] == []
+
+
 @pytest.mark.parametrize("proof", PROOFS, ids=lambda proof: proof.check)
 def test_what_a_proof_takes_out_is_there(proof: Proof) -> None:
     assert (procs.ROOT / proof.file).read_text().count(proof.old) == 1
