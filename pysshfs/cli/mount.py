@@ -200,12 +200,13 @@ async def _serve(
     congestion = settings.congestion_threshold or max(background * 3 // 4, 1)
     control = ControlServer(source.text, place.path, session, filesystem, connection, store.saved)
     end = _End(connection, filesystem)
+    needs = _needs(connection, place)  # it looks at paths
     # From before the mount on: a signal must not leave it behind, dead.
     with trio.open_signal_receiver(*_SIGNALS) as numbers:
         session.mount(place, _mount_options(plan), background, congestion)
         try:
             control.open()
-            privileges.give_up(_needs(connection, place))
+            privileges.give_up(needs)
             log.info("%s is mounted on %s", source.text, place.path)
             _warn_of_others(plan)
             plan.mounted()
