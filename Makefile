@@ -2,6 +2,8 @@
 
 PREFIX ?= /usr/local
 DESTDIR ?=
+# Where mount(8) looks for helpers; it looks nowhere else.
+SBINDIR ?= /sbin
 
 # What scripts/lib.sh offers, for a recipe of one line.
 LIB = set -eu; checkout='$(CURDIR)'; . scripts/lib.sh;
@@ -61,12 +63,14 @@ BENCH ?=
 BENCH_NEEDS = need_tests; need_program sshfs sshfs 'to compare with'; \
 	prepare test; provide_sshd_directory
 
-install: ## install for all users: PREFIX=/usr/local DESTDIR=
+install: ## install for all users: PREFIX=/usr/local SBINDIR=/sbin DESTDIR=
 	@$(LIB) find_python; need_build; install_missing; check_build; \
-		install_program '$(PREFIX)' '$(DESTDIR)'
+		install_program '$(PREFIX)' '$(DESTDIR)'; \
+		install_helpers '$(PREFIX)' '$(DESTDIR)' '$(SBINDIR)'
 
-uninstall: ## remove what `make install` installed, with the same PREFIX and DESTDIR
-	@$(LIB) uninstall_program '$(PREFIX)' '$(DESTDIR)'
+uninstall: ## remove what `make install` installed, with the same variables
+	@$(LIB) uninstall_helpers '$(PREFIX)' '$(DESTDIR)' '$(SBINDIR)'; \
+		uninstall_program '$(PREFIX)' '$(DESTDIR)'
 
 clean: ## remove .venv and everything else that was made in the checkout
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -132,6 +132,10 @@ class MountpointError(StartupError):
     """The mountpoint is missing, not a directory, or may not be mounted on."""
 
 
+class AlreadyMountedError(StartupError):
+    """The same source is mounted there, and answers; for whoever asked for it that is success."""
+
+
 class UnreachableError(StartupError):
     """The host could not be reached: name, route, port or timeout."""
 

@@ -301,3 +301,28 @@ uninstall_program() {
         rm -rf "$2$1/lib/pysshfs"
     fi
 }
+
+# --- the helpers of mount(8) ---------------------------------------------------------------------
+
+# install_helpers PREFIX DESTDIR SBINDIR: the links by which mount(8) finds its helper.
+install_helpers() {
+    helper="$1/lib/pysshfs/bin/mount.pysshfs"
+    if [ -z "$2" ] && [ ! -w "$3" ]; then
+        say "Not installed: the helpers of mount(8), for which $3 would have to be writable."
+        return 0
+    fi
+    mkdir -p "$2$3"
+    ln -sf "$helper" "$2$3/mount.pysshfs"
+    ln -sf mount.pysshfs "$2$3/mount.fuse.pysshfs"
+    say "Installed: $2$3/mount.pysshfs and $2$3/mount.fuse.pysshfs."
+}
+
+# uninstall_helpers PREFIX DESTDIR SBINDIR
+uninstall_helpers() {
+    if [ "$(readlink "$2$3/mount.pysshfs")" = "$1/lib/pysshfs/bin/mount.pysshfs" ]; then
+        rm -f "$2$3/mount.pysshfs"
+        if [ "$(readlink "$2$3/mount.fuse.pysshfs")" = mount.pysshfs ]; then
+            rm -f "$2$3/mount.fuse.pysshfs"
+        fi
+    fi
+}

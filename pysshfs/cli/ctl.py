@@ -17,6 +17,7 @@ import select
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pysshfs.cli.control_client import ask, socket_path
@@ -28,19 +29,17 @@ from pysshfs.fuse.mountpoint import unmount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
-
     from pysshfs.fuse.mountinfo import MountEntry
 
 _USAGE: Final = """usage: pysshfsctl status [MOUNTPOINT] [--json]
        pysshfsctl flush MOUNTPOINT
        pysshfsctl reconnect MOUNTPOINT
        pysshfsctl umount MOUNTPOINT
+       pysshfsctl install-helpers [--remove] [DIRECTORY]
 """
 _ANSWER_SECONDS: Final = 0.15  # status answers within 200 ms, whatever the daemon does
 _COMMAND_SECONDS: Final = 5.0
 _FLUSH_SECONDS: Final = 60.0
-_MOST_LINKS: Final = 40  # to follow in a path, as the kernel does
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,6 +68,8 @@ def _run(argv: Sequence[str] | None) -> int:
             return _status(None, as_json)
         case ["status", place] if not place.startswith("-"):
             return _status(place, as_json)
+        case ["install-helpers", *rest] if not as_json:
+            return _install_helpers(rest)
         case [command, place] if not (place.startswith("-") or as_json):
             if command in _COMMANDS:
                 return _command(command, place)
@@ -79,25 +80,6 @@ def _run(argv: Sequence[str] | None) -> int:
 def _fail(message: str, code: ExitCode = ExitCode.FAILURE) -> ExitCode:
     print(f"pysshfsctl: {printable(message)}", file=sys.stderr)
     return code
-
-
-def _absolute(place: str) -> bytes:
-    """The mountpoint as mountinfo has it: its links are followed, but nothing that is mounted
-    through FUSE, or lies below it, is looked at. It might not answer."""
-    mounted = {e.mountpoint for e in mountinfo.mounts() if e.fstype.startswith("fuse")}
-    names = os.fsencode(os.path.abspath(place)).split(b"/")
-    found, links = b"/", 0
-    while names:
-        name = names.pop(0)
-        above, found = found, os.path.normpath(os.path.join(found, name))
-        if found in mounted:
-            return os.path.normpath(os.path.join(found, *names))
-        if links < _MOST_LINKS:
-            with contextlib.suppress(OSError):
-                names = os.readlink(found).split(b"/") + names
-                links += 1
-                found = above if names[0] else b"/"
-    return found
 
 
 def _socket(entry: MountEntry) -> Path:
@@ -113,8 +95,27 @@ def _is_ours(entry: MountEntry) -> bool:
 
 
 def _mount_of(place: str) -> MountEntry | None:
-    entry = mountinfo.mount_at(_absolute(place))
+    entry = mountinfo.mount_at(mountinfo.absolute(place))
     return entry if entry is not None and _is_ours(entry) else None
+
+
+def _install_helpers(words: list[str]) -> ExitCode:
+    from pysshfs.cli import installing
+
+    work = installing.install
+    if words[:1] == ["--remove"]:
+        work = installing.remove
+        words = words[1:]
+    if len(words) > 1 or any(word.startswith("-") for word in words):
+        sys.stderr.write(_USAGE)
+        return ExitCode.USAGE
+    try:
+        links = work(*map(Path, words))
+    except installing.InstallationError as error:
+        return _fail(str(error))
+    for link in links:
+        print(f"{'installed' if work is installing.install else 'removed'}: {link}")
+    return ExitCode.OK
 
 
 # --- status -------------------------------------------------------------------------------------

@@ -86,11 +86,10 @@ def run_in_background(run: Callable[[Reporter], Report], mountpoint: str | None)
     except KeyboardInterrupt:
         _wait_interrupted(child)
         report = Report(ExitCode.INTERRUPTED, "interrupted")
-    if report.code is not ExitCode.OK:
+    if report.message:  # a reason, or a note
         complain(report.message)
+    if report.code is not ExitCode.OK or report.message or mountpoint is None:
         return report.code
-    if mountpoint is None:
-        return ExitCode.OK
     try:
         os.stat(mountpoint)  # answered by the child: the mount is live
     except OSError as error:

@@ -100,10 +100,10 @@ def _names(destination: Destination) -> list[str]:
 
 def _short_label(short: ShortOption) -> str:
     """Write an option with a dash the way it is typed, with its long form."""
-    label = f"-{short.letter}"
+    names = [f"-{short.letter}"] if short.letter else []
     if short.long:
-        label += f", --{short.long}"
-    return f"{label} {short.metavar}".rstrip()
+        names.append(f"--{short.long}")
+    return f"{', '.join(names)} {short.metavar}".rstrip()
 
 
 def _label(option: Option) -> str:

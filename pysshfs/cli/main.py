@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from pysshfs import __version__
+from pysshfs.cli import standardfiles
 from pysshfs.cli.exitcodes import ExitCode
 from pysshfs.cli.parser import Action, kernel_options, parse_argv
 from pysshfs.cli.usage import UsageError
@@ -15,10 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pysshfs.cli.parser import Invocation
+    from pysshfs.fuse.mountpoint import Place
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code; see `ExitCode`."""
+    standardfiles.provide()
     try:
         invocation = parse_argv(sys.argv[1:] if argv is None else argv)
         if invocation.action is Action.HELP:
@@ -29,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from pysshfs.cli.help import version_text
 
             return _print(version_text(__version__))
-        return _mount(invocation)
+        return mount(invocation)
     except UsageError as error:
         print(f"pysshfs: {error.message}", file=sys.stderr)
         return ExitCode.USAGE
@@ -48,20 +51,21 @@ def _print(text: str) -> ExitCode:
     return ExitCode.OK
 
 
-def _mount(invocation: Invocation) -> int:
+def mount(invocation: Invocation, made: Place | None = None) -> int:
+    """Mount, or serve what is `made` already. Returns the exit code."""
     from pysshfs.cli import daemon, mount
     from pysshfs.fuse import inherited
 
     # A mount that is handed down has its options, and may not be one for us to look at.
-    is_made = invocation.mountpoint.startswith(inherited.PREFIX)
+    is_made = made is not None or invocation.mountpoint.startswith(inherited.PREFIX)
     options = invocation.kernel_options if is_made else kernel_options(invocation, os.geteuid())
 
     def run(reporter: daemon.Reporter) -> daemon.Report:
-        return mount.run(invocation, options, reporter)
+        return mount.run(invocation, options, reporter, made)
 
     if invocation.foreground:
         report = run(daemon.Reporter(None))
-        if report.code is not ExitCode.OK and report.message:
+        if report.message:
             daemon.complain(report.message)
         return report.code
     return daemon.run_in_background(run, None if is_made else invocation.mountpoint)

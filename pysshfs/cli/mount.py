@@ -20,6 +20,7 @@ from pysshfs import errors
 from pysshfs.cli import logs, privileges, vfsconfig
 from pysshfs.cli.daemon import Report
 from pysshfs.cli.exitcodes import ExitCode
+from pysshfs.cli.mountlock import MountLock
 from pysshfs.cli.prompts import PromptInterruptedError, Terminal
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from pysshfs.cli.daemon import Reporter
     from pysshfs.cli.options import Settings
     from pysshfs.cli.parser import Invocation
-    from pysshfs.fuse.mountpoint import Place
+    from pysshfs.fuse.mountpoint import Place, Wanted
     from pysshfs.fuse.requests import Policy
     from pysshfs.remote.bridge import Bridge
     from pysshfs.remote.connection import ServerConnection
@@ -55,23 +56,39 @@ _ABORT_SECONDS: Final = 5
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def run(invocation: Invocation, options: Sequence[str], reporter: Reporter) -> Report:
-    """Serve the mount until it ends. Reports success through `reporter` once it is mounted."""
+def run(
+    invocation: Invocation,
+    options: Sequence[str],
+    reporter: Reporter,
+    made: Place | None = None,
+) -> Report:
+    """Serve the mount until it ends. Reports success through `reporter` once it is mounted.
+
+    `made` is a mount that was made before, by the same program.
+    """
     settings = invocation.settings
     privileges.keep_secrets()
     level = logs.level_of(settings.log_level)
     logs.to_stderr(level)
+    lock = None
     try:
-        from pysshfs.fuse import mountpoint
+        from pysshfs.fuse import inherited, mountpoint
 
-        place = mountpoint.prepare(invocation.mountpoint)
+        if made is None and inherited.descriptor(invocation.mountpoint) is None:
+            lock = MountLock(mountpoint.absolute(invocation.mountpoint))
+        place = made or mountpoint.prepare(invocation.mountpoint, wanted(invocation))
         later = _later_log(settings, reporter)
         tables = vfsconfig.tables(settings)
         password = [_password_from_stdin()] if settings.password_stdin else []
+    except errors.AlreadyMountedError as note:
+        _release(lock)
+        return Report(ExitCode.OK, str(note))
     except errors.StartupError as error:
-        return Report(_EXIT_CODES[type(error)], str(error))
+        _release(lock)
+        return Report(startup_code(error), str(error))
 
     def detached() -> None:
+        _release(lock)
         reporter.detach()
         if later is not None:
             logs.switch_to(later, level)
@@ -89,7 +106,31 @@ def run(invocation: Invocation, options: Sequence[str], reporter: Reporter) -> R
         if expected is None:
             raise
         return Report(_EXIT_CODES.get(type(expected), ExitCode.FAILURE), str(expected))
+    finally:
+        _release(lock)
     return Report(code, "")
+
+
+def _release(lock: MountLock | None) -> None:
+    if lock is not None:
+        lock.release()
+
+
+def wanted(invocation: Invocation) -> Wanted:
+    """The mount as mountinfo will show it."""
+    from pysshfs.fuse.mountpoint import Wanted
+
+    settings = invocation.settings
+    return Wanted(
+        os.fsencode(settings.fsname or invocation.source.text),
+        f"fuse.{settings.subtype or 'pysshfs'}",
+        settings.if_not_mounted,
+    )
+
+
+def startup_code(error: errors.StartupError) -> ExitCode:
+    """Of the command that this error ends."""
+    return _EXIT_CODES.get(type(error), ExitCode.FAILURE)
 
 
 def _expected(group: BaseExceptionGroup[BaseException]) -> errors.PysshfsError | None:

@@ -68,7 +68,9 @@ class Option(NamedTuple):
 
 
 class ShortOption(NamedTuple):
-    """One option with a dash of its own; `sets` is the -o option that it stands for, if any."""
+    """One option with a dash of its own; `sets` is the -o option that it stands for, if any.
+
+    One of `letter` and `long` may be empty."""
 
     letter: str
     long: str
@@ -125,6 +127,7 @@ class Settings(NamedTuple):
     hide_special: bool = False
     sftp_server: str = "sftp"
     max_conns: int = 1
+    if_not_mounted: bool = False
     fsname: str | None = None
     subtype: str | None = None
     max_background: int = 512
@@ -238,6 +241,8 @@ _OURS = (
     _ours("max_conns", Kind.INTEGER, "connections to the server: those beyond the first carry"
           " large transfers only, and are made if that asks nobody anything", "N", 1,
           bounds=(1, 16)),
+    _ours("if_not_mounted", Kind.FLAG, "if the same source is mounted there already, that is"
+          " success, with a note"),
     _ours("fsname", Kind.STRING, "source shown in the list of mounts", "NAME",
           default_note="as typed"),
     _ours("subtype", Kind.STRING, "type shown after 'fuse.' in the list of mounts", "NAME",
@@ -376,11 +381,14 @@ _DROPPED = tuple(
            cancels=("sync",) if name == "async" else ())
     for kind, group, why, names in (
         (Kind.FLAG, Group.COMPATIBILITY, "for mount(8), which has acted on it already",
-         "defaults auto noauto users nouser owner group nofail _netdev async"),
+         "defaults auto noauto users nouser nousers owner noowner group nogroup nofail _netdev"
+         " async"),
         (Kind.ANY, Group.COMPATIBILITY, "for mount(8), which has acted on it already",
-         "user x-* X-* comment"),
+         "user x-* X-* comment helper uhelper"),
         (Kind.FLAG, Group.COMPATIBILITY, "access times are the server's business",
-         "relatime norelatime strictatime lazytime nolazytime diratime nodiratime"),
+         "relatime norelatime strictatime nostrictatime lazytime nolazytime diratime nodiratime"),
+        (Kind.FLAG, Group.COMPATIBILITY, "has no effect on this filesystem",
+         "silent loud mand nomand iversion noiversion symfollow"),
         (Kind.FLAG, Group.COMPATIBILITY, "has no effect in this version of FUSE",
          "nonempty intr large_read hard_remove"),
         (Kind.STRING, Group.COMPATIBILITY, "the cache needs no periodic cleaning",
@@ -404,7 +412,11 @@ _REFUSED = tuple(
          "pysshfs speaks SSH itself; use ProxyCommand, ProxyJump or IdentityFile instead"),
         ("passive slave directport", Group.COMPATIBILITY,
          "pysshfs always connects through SSH itself"),
-        ("remount", Group.COMPATIBILITY, "unmount and mount again instead"),
+        ("remount", Group.COMPATIBILITY, "a mount keeps the options that it was made with;"
+         " unmount and mount again instead"),
+        ("nosymfollow", Group.COMPATIBILITY, "the programs that mount FUSE do not know it"),
+        ("setuid drop_privileges", Group.COMPATIBILITY,
+         "it is for mount(8) and its helper: mount -t fuse.pysshfs"),
         ("delay_connect",
          Group.COMPATIBILITY, "this option of sshfs is not supported"),
         ("KnownHostsCommand", Group.SSH,
@@ -424,6 +436,7 @@ SHORT_OPTIONS: tuple[ShortOption, ...] = (
     ShortOption("p", "", "PORT", "same as -o Port=PORT", ("Port", None)),
     ShortOption("C", "", "", "same as -o Compression=yes", ("Compression", "yes")),
     ShortOption("F", "", "FILE", "read this SSH configuration file instead of the usual ones"),
+    ShortOption("", "if-not-mounted", "", "same as -o if_not_mounted", ("if_not_mounted", None)),
     ShortOption("o", "", "OPT[,OPT...]", "options as below; '\\,' is a comma in a value"),
 )
 

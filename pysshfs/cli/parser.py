@@ -273,6 +273,11 @@ def split_options(text: str) -> list[str]:
     return [item for item in items if item]
 
 
+def join_options(items: Sequence[str]) -> str:
+    """The value of -o that `split_options` takes apart into these."""
+    return ",".join(item.replace("\\", "\\\\").replace(",", "\\,") for item in items)
+
+
 def _checked(name: str, text: str | None, label: str) -> tuple[Option, Value]:
     """Find an option and convert its value; raises UsageError."""
     found = find_option(name)

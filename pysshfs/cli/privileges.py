@@ -31,7 +31,7 @@ import resource
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +110,16 @@ def _give_up(needs: Needs) -> None:
     _set(Capabilities(keep & had.permitted, keep & had.permitted, 0))
     if is_root or needs.unmounts is None:
         _prctl(_SET_NO_NEW_PRIVS, 1)
+
+
+def give_up_everything(become: Callable[[], None]) -> None:
+    """No capability, now or ever again, in this thread and all that it starts; `become` changes the
+    user, which takes some, meanwhile. Raises OSError."""
+    _empty_bounding_set()
+    become()
+    _prctl(_CAP_AMBIENT, _CAP_AMBIENT_CLEAR_ALL)
+    _set(Capabilities(0, 0, 0))
+    _prctl(_SET_NO_NEW_PRIVS, 1)
 
 
 def _for_access(mountpoint: str | None, sockets: Iterable[str]) -> int:

@@ -5,6 +5,7 @@ Pure reading and one write (`abort`). Nothing here opens or stats a mountpoint.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Final, NamedTuple
 FSTYPE: Final = "fuse.pysshfs"
 CONNECTIONS: Final = Path("/sys/fs/fuse/connections")
 
+_MOST_LINKS: Final = 40  # to follow in a path, as the kernel does
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
@@ -65,6 +67,29 @@ def is_pysshfs(entry: MountEntry) -> bool:
     return entry.fstype == FSTYPE
 
 
+def is_fuse(entry: MountEntry) -> bool:
+    return entry.fstype.partition(".")[0] in ("fuse", "fuseblk")
+
+
+def absolute(place: str) -> bytes:
+    """A path as mountinfo has it: its links are followed, but nothing that is mounted through FUSE,
+    or lies below it, is looked at. It might not answer."""
+    mounted = {entry.mountpoint for entry in mounts() if is_fuse(entry)}
+    names = os.fsencode(os.path.abspath(place)).split(b"/")
+    found, links = b"/", 0
+    while names:
+        name = names.pop(0)
+        above, found = found, os.path.normpath(os.path.join(found, name))
+        if found in mounted:
+            return os.path.normpath(os.path.join(found, *names))
+        if links < _MOST_LINKS:
+            with contextlib.suppress(OSError):
+                names = os.readlink(found).split(b"/") + names
+                links += 1
+                found = above if names[0] else b"/"
+    return found
+
+
 def mount_at(mountpoint: bytes) -> MountEntry | None:
     """The visible mount on exactly this place."""
     found = [entry for entry in mounts() if entry.mountpoint == mountpoint]
@@ -74,16 +99,25 @@ def mount_at(mountpoint: bytes) -> MountEntry | None:
 def mount_of(connection: int) -> MountEntry | None:
     """The mount of a FUSE connection, by its number; the first, if it was bound to more places."""
     for entry in mounts():
-        if entry.minor == connection and entry.fstype.partition(".")[0] in ("fuse", "fuseblk"):
+        if entry.minor == connection and is_fuse(entry):
             return entry
     return None
 
 
 def owner(entry: MountEntry) -> int:
     """The user whose mount it is (mount.fuse(8): user_id)."""
+    return _number(entry, "user_id=")
+
+
+def group(entry: MountEntry) -> int:
+    """That user's group (mount.fuse(8): group_id)."""
+    return _number(entry, "group_id=")
+
+
+def _number(entry: MountEntry, name: str) -> int:
     for option in entry.super_options.split(","):
-        if option.startswith("user_id="):
-            return int(option.removeprefix("user_id="))
+        if option.startswith(name):
+            return int(option.removeprefix(name))
     return 0
 
 

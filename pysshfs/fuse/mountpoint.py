@@ -9,12 +9,19 @@ import ctypes
 import errno
 import logging
 import os
+import select
 import shutil
+import signal
 import stat
 import subprocess
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pysshfs.errors import FuseUnavailableError, MountpointError
+from pysshfs.errors import (
+    AlreadyMountedError,
+    FuseUnavailableError,
+    MountpointError,
+    StartupError,
+)
 from pysshfs.fuse import inherited, mountinfo
 
 if TYPE_CHECKING:
@@ -28,6 +35,9 @@ _UMOUNT_NOFOLLOW: Final = 8
 _MTAB: Final = "/etc/mtab"
 _BUSY: Final = "it is busy: programs still use it (fuser -vm shows which)"
 _MOST_DEAD_MOUNTS: Final = 64  # on top of each other
+_AUTOFS: Final = "autofs"
+# How long a mount may take to answer when another is to take its place (seconds).
+_ANSWER_SECONDS: Final = 5.0
 
 
 class Place(NamedTuple):
@@ -62,43 +72,130 @@ def check_fuse() -> None:
         raise FuseUnavailableError("fusermount3 is not installed: install the package fuse3")
 
 
-def prepare(mountpoint: str) -> Place:
+class Wanted(NamedTuple):
+    """What is to be mounted, as mountinfo will show it."""
+
+    source: bytes
+    fstype: str
+    if_not_mounted: bool = False  # being there already is good enough
+
+
+def prepare(mountpoint: str, wanted: Wanted) -> Place:
     """Check whether this machine can mount, and the mountpoint.
 
-    A dead mount on it is unmounted. A directory with files in it is mounted over, with a warning.
-    Raises `FuseUnavailableError` and `MountpointError`.
+    A dead mount on it is unmounted. A directory with files in it is mounted over, with a warning;
+    another mount is not. Raises `FuseUnavailableError`, `MountpointError` and
+    `AlreadyMountedError`.
     """
     device = inherited.descriptor(mountpoint)
     if device is None:
         check_fuse()
-        return Place(_cleared(mountpoint))
+        return Place(cleared(mountpoint, wanted))
     inherited.check(device)
     entry = inherited.mount_of(device)
     return Place(mountpoint if entry is None else os.fsdecode(entry.mountpoint), device, entry)
 
 
-def _cleared(mountpoint: str) -> str:
-    """The absolute path of a directory that can be mounted on."""
-    path = os.path.realpath(mountpoint)
+def cleared(mountpoint: str, wanted: Wanted) -> str:
+    """The absolute path of a directory that can be mounted on. Raises as `prepare` does."""
     for _ in range(_MOST_DEAD_MOUNTS):
-        try:
-            if not stat.S_ISDIR(os.stat(path).st_mode):
-                raise MountpointError(f"mountpoint {mountpoint}: not a directory")
-            # Of a mount that has just died the kernel still knows the attributes.
-            if os.listdir(path):
-                log.warning("%s is not empty: its files are hidden while mounted", mountpoint)
-            below = mountinfo.mount_at(os.fsencode(path))
-            if below is not None:
-                source = os.fsdecode(below.source)
-                log.warning("%s is a mountpoint already, of %s: mounting over it", path, source)
-        except OSError as error:
-            if error.errno != errno.ENOTCONN:
-                reason = os.strerror(error.errno or 0)
-                raise MountpointError(f"mountpoint {mountpoint}: {reason}") from None
-            _clean_up_dead_mount(path)
+        path = absolute(mountpoint)
+        below = mountinfo.mount_at(os.fsencode(path))
+        if below is not None and below.fstype == _AUTOFS:
+            return path  # whoever looks into it waits for what is to be mounted here
+        if below is None:
+            number = _look(path, mountpoint)
+        elif mountinfo.is_fuse(below):
+            number = _state(path, below)
         else:
+            number = 0
+        if number == errno.ENOTCONN:
+            _clean_up_dead_mount(path)
+        elif number:
+            whose = f"{os.fsdecode(below.source)}, which is mounted there: " if below else ""
+            raise MountpointError(f"mountpoint {mountpoint}: {whose}{os.strerror(number)}")
+        elif below is None:
             return path
+        else:
+            raise _occupied(mountpoint, below, wanted)
     raise MountpointError(f"{mountpoint}: too many dead mounts lie there")
+
+
+def absolute(mountpoint: str) -> str:
+    """As mountinfo will have it. A FUSE mount on it is not looked at: it might not answer."""
+    try:
+        path = os.fsdecode(mountinfo.absolute(mountpoint))
+        if mountinfo.mount_at(os.fsencode(path)) is None:
+            path = os.path.realpath(mountpoint)  # through FUSE, too, where it lies below such
+    except OSError as error:  # there is no working directory
+        raise MountpointError(f"mountpoint {mountpoint}: {error.strerror}") from None
+    return path
+
+
+def _look(path: str, mountpoint: str) -> int:
+    """Whether this is a directory that is not empty; an errno when it cannot be found out."""
+    try:
+        if not stat.S_ISDIR(os.stat(path).st_mode):
+            raise MountpointError(f"mountpoint {mountpoint}: not a directory")
+        if os.listdir(path):
+            log.warning("%s is not empty: its files are hidden while mounted", mountpoint)
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
+
+
+def _state(path: str, entry: MountEntry) -> int:
+    """0 for a FUSE mount that answers, ENOTCONN for a dead one, ETIMEDOUT, or another errno.
+
+    Another process looks: it may be kept waiting beyond any signal. Root's looks as the mount's
+    owner, for the kernel lets nobody else in without allow_other.
+    """
+    child = os.fork()
+    if child == 0:
+        number = errno.EIO
+        try:
+            number = _look_as_owner(path, entry)
+        finally:
+            os._exit(number if number < 256 else errno.EIO)
+    pidfd = os.pidfd_open(child)
+    try:
+        if not select.select([pidfd], [], [], _ANSWER_SECONDS)[0]:
+            os.kill(child, signal.SIGKILL)
+            return errno.ETIMEDOUT
+    finally:
+        os.close(pidfd)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _look_as_owner(path: str, entry: MountEntry) -> int:
+    try:
+        above = os.open(os.path.dirname(path), os.O_PATH | os.O_CLOEXEC)
+        uid, gid = mountinfo.owner(entry), mountinfo.group(entry)
+        if os.geteuid() == 0 and uid != 0:
+            os.setgroups([])
+            os.setresgid(gid, gid, gid)
+            os.setresuid(uid, uid, uid)
+        # A mount that has just died still has its attributes in the kernel, but no listing.
+        how = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        os.close(os.open(os.path.basename(path), how, dir_fd=above))
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
+
+
+def _occupied(mountpoint: str, entry: MountEntry, wanted: Wanted) -> StartupError:
+    """What is there answers. By its name and type it is the wanted one, or it is another."""
+    source = os.fsdecode(entry.source)
+    if (entry.source, entry.fstype) != (wanted.source, wanted.fstype):
+        return MountpointError(
+            f"mountpoint {mountpoint}: {source} ({entry.fstype}) is mounted there already"
+        )
+    if wanted.if_not_mounted:
+        return AlreadyMountedError(f"{source} is mounted on {mountpoint} already")
+    return MountpointError(
+        f"mountpoint {mountpoint}: {source} is mounted there already"
+        " (with --if-not-mounted, or -o if_not_mounted, that is no error)"
+    )
 
 
 def _clean_up_dead_mount(path: str) -> None:

@@ -11,7 +11,6 @@ import enum
 import logging
 import os
 import select
-import tempfile
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -83,7 +82,7 @@ class FuseSession:
         )
         quick.answer(self._filesystem.at_hand, self._operations, self.requests)
         # libfuse and fusermount3 write their reasons to stderr; one line of it is the user's.
-        with tempfile.TemporaryFile() as caught:
+        with os.fdopen(os.memfd_create("stderr"), "w+b") as caught:
             saved = os.dup(2)
             os.dup2(caught.fileno(), 2)
             try:

@@ -161,7 +161,7 @@ def test_help_lists_every_option_within_the_width() -> None:
         listed = {option.name, f"{option.name}={option.metavar}"} & set(words)
         assert bool(listed) == (option.destination is not Destination.REFUSED), option.name
     for short in SHORT_OPTIONS:
-        assert f"-{short.letter}" in words
+        assert not short.letter or f"-{short.letter}" in words
         assert not short.long or f"--{short.long}" in words
 
 

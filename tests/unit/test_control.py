@@ -602,7 +602,7 @@ class TestPlaces:
     def test_links_are_followed_up_to_the_mount(
         self, tmp_path: Path, mount: Path, looked_at: list[bytes], place: str, expected: str
     ) -> None:
-        found = ctl._absolute(f"{tmp_path}/{place}")
+        found = mountinfo.absolute(f"{tmp_path}/{place}")
         assert os.fsdecode(found) == os.path.join(tmp_path, expected).rstrip("/")
         touched = [path for path in looked_at if path.startswith(os.fsencode(mount))]
         assert looked_at and touched == []
@@ -613,4 +613,4 @@ class TestPlaces:
         (tmp_path / "link").symlink_to("a/b/../../c")
         (tmp_path / "absolute").symlink_to(f"{tmp_path}/a/../c")
         for name in ("link", "absolute"):
-            assert ctl._absolute(f"{tmp_path}/{name}") == os.fsencode(tmp_path / "c")
+            assert mountinfo.absolute(f"{tmp_path}/{name}") == os.fsencode(tmp_path / "c")
