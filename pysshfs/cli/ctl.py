@@ -29,6 +29,7 @@ from pysshfs.fuse.mountpoint import unmount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
     from pysshfs.fuse.mountinfo import MountEntry
 
 _USAGE: Final = """usage: pysshfsctl status [MOUNTPOINT] [--json]

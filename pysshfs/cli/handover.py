@@ -12,7 +12,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from pysshfs.cli import daemon, main, privileges
+from pysshfs.cli import daemon, logs, main, privileges
 from pysshfs.cli.exitcodes import ExitCode
 from pysshfs.cli.mount import startup_code, wanted
 from pysshfs.cli.mountlock import MountLock
@@ -37,6 +37,7 @@ def mount(
     """
     if os.geteuid() != 0:
         raise UsageError("options 'drop_privileges' and -N are for root only")
+    logs.to_stderr(logs.level_of(invocation.settings.log_level))
     options = kernel_options(invocation, 0)
     user = User(0, 0) if identity is None else User(identity.uid, identity.gid)
     lock = None

@@ -168,7 +168,7 @@ def _mount(call: Call) -> int:
     if call.drop_privileges or call.namespace is not None:
         from pysshfs.cli import handover
 
-        code = handover.mount(invocation, identity, call.namespace, call.drop_privileges)
+        code: int = handover.mount(invocation, identity, call.namespace, call.drop_privileges)
     else:
         if identity is not None:
             identity.become()

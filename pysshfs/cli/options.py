@@ -412,8 +412,8 @@ _REFUSED = tuple(
          "pysshfs speaks SSH itself; use ProxyCommand, ProxyJump or IdentityFile instead"),
         ("passive slave directport", Group.COMPATIBILITY,
          "pysshfs always connects through SSH itself"),
-        ("remount", Group.COMPATIBILITY, "a mount keeps the options that it was made with;"
-         " unmount and mount again instead"),
+        ("remount", Group.COMPATIBILITY, "a mount keeps the options that it was made with:"
+         " unmount and mount again (ro and rw alone: mount -i -o remount,ro)"),
         ("nosymfollow", Group.COMPATIBILITY, "the programs that mount FUSE do not know it"),
         ("setuid drop_privileges", Group.COMPATIBILITY,
          "it is for mount(8) and its helper: mount -t fuse.pysshfs"),

@@ -158,7 +158,8 @@ class HostKeyPolicy:
         if not self._may_ask:
             self.refusal = (
                 f"the host key of {name} is not known ({fingerprint}) and there is no terminal to "
-                "ask on: connect once with ssh, or use -o StrictHostKeyChecking=accept-new"
+                "ask on: connect once with ssh as the same user, or use -o UserKnownHostsFile=FILE,"
+                " with the key in it, or StrictHostKeyChecking=accept-new"
             )
             return False
         kind = key.algorithm.decode("ascii", "replace")

@@ -115,6 +115,7 @@ class Waypoint:
         self.hop = hop
         self.config = config
         self._may_ask = prompter.available and not config.batch_mode
+        self.lacks_terminal = not prompter.available  # where somebody might have been asked
         self.policy = HostKeyPolicy(config, prompter)
         self.credentials = Credentials(prompter, password)
         ask = functools.partial(_ask_passphrase, prompter) if self._may_ask else None
@@ -282,6 +283,7 @@ class Route:
         self._prompter.leave()
         for waypoint in self._waypoints:
             waypoint.policy.settle()
+            waypoint.lacks_terminal = False
 
     def forget_passwords(self) -> None:
         """There will be no other login."""
