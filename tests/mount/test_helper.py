@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -190,7 +189,7 @@ def test_the_flags_of_helpers(machine: Machine, server: Sshd, remote: Path) -> N
         ([source, place, "-o", "nosymfollow"], "do not know it"),
         (["nocolon", place], "':'"),
     ):
-        failed(machine.run([helper, *words]), 1 if words[-1] != "/absent" else 1, said)
+        failed(machine.run([helper, *words]), 1, said)
 
 
 def test_remount_has_a_clear_answer(machine: Machine, server: Sshd, remote: Path) -> None:
@@ -386,12 +385,36 @@ def test_what_a_user_may_not(machine: Machine, server: Sshd, remote: Path, user:
 
 
 def test_install_helpers_and_remove_them(machine: Machine, server: Sshd, remote: Path) -> None:
-    ctl = str(machine.bin / "pysshfsctl")
-    machine.run(["rm", "/sbin/mount.pysshfs", "/sbin/mount.fuse.pysshfs"], check=True)
-    # The console script is looked for beside the interpreter; here that is not a whole installation.
+    links = [Path("/sbin/mount.pysshfs"), Path("/sbin/mount.fuse.pysshfs")]
+    ctl = [str(machine.bin / "pysshfsctl"), "install-helpers"]
+    argv = ["mount", "-t", "fuse.pysshfs", server.source(remote), str(machine.mountpoint)]
+    argv += ["-o", ",".join(server.options())]
+    removed = machine.run([*ctl, "--remove"])
+    assert (removed.returncode, removed.stderr) == (0, "")
+    assert sorted(removed.stdout.splitlines()) == sorted(f"removed: {link}" for link in links)
+    assert machine.run(argv, check=False).returncode != 0
+    for _ in range(2):
+        made = machine.run(ctl)
+        assert (made.returncode, made.stderr) == (0, "")
+        assert made.stdout == "".join(f"installed: {link}\n" for link in links)
+    silent(machine.run(argv))
+    machine.daemon()
+    assert machine.run(["ls", "-A", "/sbin"], check=True).stdout.count("pysshfs") == 2
+    machine.run(["umount", str(machine.mountpoint)], check=True)
+
+
+def test_what_is_anothers_is_left_alone(machine: Machine) -> None:
+    ctl = [str(machine.bin / "pysshfsctl"), "install-helpers"]
     directory = machine.directory / "sbin"
     directory.mkdir()
-    (directory / "mount.fuse.pysshfs").write_text("another's")
-    result = machine.run([ctl, "install-helpers", str(directory)])
-    assert result.returncode == 1 and result.stderr.startswith("pysshfsctl: ")
-    assert json.loads(json.dumps((directory / "mount.fuse.pysshfs").read_text())) == "another's"
+    other = directory / "mount.pysshfs"
+    other.write_text("another package's")
+    for words in ([], ["--remove"]):
+        result = machine.run([*ctl, *words, str(directory)])
+        failed(result, 1, str(other), "something else")
+        assert os.listdir(directory) == [other.name]
+    other.unlink()
+    # What root is to run may be nobody's but root's.
+    os.chown(machine.bin, ORDINARY, ORDINARY)
+    failed(machine.run([*ctl, str(directory)]), 1, str(machine.bin), "make install")
+    assert os.listdir(directory) == []

@@ -36,6 +36,18 @@ if TYPE_CHECKING:
 NAME = "somebody"
 USER = f"{NAME}:x:{ORDINARY}:{ORDINARY}:"
 
+#: Detaches the copies of others' FUSE mounts, lest these live for as long as the namespace does.
+_LET_GO = """
+import ctypes, os, sys
+sys.path.insert(0, sys.argv[1])
+from pysshfs.fuse import mountinfo
+libc = ctypes.CDLL(None)
+for entry in reversed(mountinfo.mounts()):
+    if mountinfo.is_fuse(entry):
+        libc.umount2(entry.mountpoint, 2)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
 #: Becomes the namespace's holder: says that everything is in place, and waits for its end.
 _SET_UP = """
 set -eu
@@ -163,7 +175,8 @@ class Machine(Workspace):
             (self.directory / f"{name}.from").write_text(origin)
         self._write_programs()
         sbin = os.path.realpath("/sbin")
-        argv = ["unshare", "--mount", "--propagation=private", "sh", "-c", _SET_UP, "sh"]
+        argv = ["unshare", "--mount", "--propagation=private"]
+        argv += [sys.executable, "-I", "-c", _LET_GO, str(procs.ROOT), "sh", "-c", _SET_UP, "sh"]
         self._holder = subprocess.Popen(
             [*argv, str(self.directory), sbin],
             stdin=subprocess.DEVNULL,
@@ -186,8 +199,11 @@ class Machine(Workspace):
         interpreter = self.directory / "python" / "bin" / version
         path = f"{self.directory}/checkout:{self.directory}/packages"
         for name, module in _PROGRAMS.items():
-            code = f"import sys; from {module} import main; sys.exit(main())"
             program = self.bin / name
+            code = (
+                f"import sys; sys.argv[0] = {str(program)!r}\n"
+                f"from {module} import main; sys.exit(main())"
+            )
             program.write_text(
                 f"#!/bin/sh\nexport PYTHONPATH={path} PYTHONDONTWRITEBYTECODE=1\n"
                 f"export LD_LIBRARY_PATH={self.directory}/python/lib\n"
