@@ -96,16 +96,18 @@ def test_every_word_that_a_line_may_have(machine: Machine, server: Sshd, tmp_pat
         "x-systemd.idle-timeout=60,X-other,async,relatime,nodiratime,strictatime,lazytime,silent"
     )
     options = [words, *server.options(), "allow_other", "default_permissions", "noatime", "exec",
-               r"Ciphers=aes128-gcm@openssh.com\,aes256-ctr", "uid=12,gid=34"]  # fmt: skip
+               r"Ciphers=aes128-gcm@openssh.com\,aes256-ctr", "uid=12,gid=34",
+               "max_read=65536,kernel_cache,others_timeout=9"]  # fmt: skip
     machine.fstab(machine.line(source, "fuse.pysshfs", *options))
     silent(machine.run(["mount", str(machine.mountpoint)]))
     daemon = machine.daemon()
     assert machine.listing() == ["file"]
     entry = machine.entry()
     assert entry is not None and os.fsdecode(entry.source) == source
-    has = options_of(machine)
-    assert {"nosuid", "nodev", "noatime", "allow_other", "default_permissions"} <= has
-    assert "noexec" not in has  # `user` has it, and `exec` after it takes it back
+    # What is the kernel's is there, and nothing else; `user` has noexec, which `exec` takes back.
+    assert entry.options == "rw,nosuid,nodev,noatime"
+    ours = "user_id=0,group_id=0,default_permissions,allow_other,max_read=65536"
+    assert set(entry.super_options.split(",")) == {"rw", *ours.split(",")}
     owner = machine.run(["stat", "-c", "%u %g", f"{machine.mountpoint}/file"], check=True).stdout
     assert owner == "12 34\n"
     assert machine.status()["cipher"] == "aes128-gcm@openssh.com"
