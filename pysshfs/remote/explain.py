@@ -26,7 +26,7 @@ def explained(waypoint: Waypoint, error: Exception) -> StartupError:
         kind = HostKeyError if "host key" in error.reason else UnreachableError
         return kind(f"{host}: {words_of(error)}")
     if isinstance(error, asyncssh.Error) and _is_refusal(error):
-        reasons = [error.reason, *waypoint.keys.passed_over]
+        reasons = [words_of(error), *waypoint.keys.passed_over]
         if waypoint.lacks_terminal:
             reasons.append(
                 "there is no terminal to ask for a password on: use -o IdentityFile=KEY, without a"
