@@ -279,6 +279,21 @@ def test_drop_privileges(machine: Machine, server: Sshd, remote: Path) -> None:
     machine.ended()
 
 
+def test_privileges_are_dropped_before_the_server_is_asked(
+    machine: Machine, server: Sshd, remote: Path
+) -> None:
+    """A program of the configuration's has none either, not even on the way to the server."""
+    seen = machine.directory / "seen"
+    command = f"ProxyCommand=grep -E 'Cap|NoNew' /proc/self/status >{seen}"
+    options = ["drop_privileges", command, *server.options()]
+    machine.fstab(machine.line(server.source(remote), "fuse.pysshfs", *options))
+    assert machine.run(["mount", str(machine.mountpoint)]).returncode == 32
+    has = dict(line.split(":\t") for line in seen.read_text().splitlines())
+    assert {int(has[name], 16) for name in has if name.startswith("Cap")} == {0}
+    assert has["NoNewPrivs"] == "1"
+    assert machine.entry() is None
+
+
 def test_a_mount_that_is_handed_down_in_vain_is_taken_back(
     machine: Machine, server: Sshd, remote: Path
 ) -> None:
