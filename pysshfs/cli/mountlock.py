@@ -29,8 +29,7 @@ class MountLock:
     def __init__(self, place: str) -> None:
         self._fd: int | None = None
         try:
-            name = hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
-            self._path = private_directory(os.geteuid()) / f"{name}.lock"
+            self._path = lock_path(place)
             self._fd = _locked(self._path)
         except OSError as error:
             log.warning("no lock for mounting on %s: %s", place, error)
@@ -47,6 +46,12 @@ class MountLock:
                 self._path.unlink()
             os.close(self._fd)
             self._fd = None
+
+
+def lock_path(place: str) -> Path:
+    """Where the lock for a place is, in a directory that is there then. Raises OSError."""
+    name = hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
+    return private_directory(os.geteuid()) / f"{name}.lock"
 
 
 def _locked(path: Path) -> int:

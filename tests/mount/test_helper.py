@@ -12,8 +12,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pysshfs.cli.control_client import socket_path
 from pysshfs.fuse import mountinfo
-from tests.support.commands import ORDINARY, fuse_for_everybody, user_options, wait_ended
+from tests.support.commands import (
+    ORDINARY,
+    Workspace,
+    fuse_for_everybody,
+    user_options,
+    wait_ended,
+)
 from tests.support.machine import NAME, Machine
 from tests.support.rights import Rights, rights_of_all
 
@@ -52,6 +59,15 @@ def failed(result: subprocess.CompletedProcess[str], code: int, *words: str) -> 
     for word in words:
         assert word in result.stderr, f"{word!r} is not in {result.stderr!r}"
     return result.stderr
+
+
+def kill(work: Workspace, daemon: int) -> None:
+    """Without a chance to remove its socket, either."""
+    entry = work.entry()
+    assert entry is not None
+    os.kill(daemon, signal.SIGKILL)
+    wait_ended(daemon)
+    socket_path(entry.minor, mountinfo.owner(entry)).unlink()
 
 
 def places_of(pid: str) -> dict[bytes, mountinfo.MountEntry]:
@@ -319,8 +335,7 @@ def test_setuid(
     if more:
         assert rights_of_all(daemon) == {NOTHING}
     assert machine.run([*user, "ls", str(machine.mountpoint)], check=True).stdout == "file\n"
-    os.kill(daemon, signal.SIGKILL)
-    wait_ended(daemon)
+    kill(machine, daemon)
     # Dead, it is another user's, whom the kernel lets in alone; mounting again works all the same.
     result = machine.run(["mount", str(machine.mountpoint)])
     assert result.returncode == 0 and "dead mount" in result.stderr, result

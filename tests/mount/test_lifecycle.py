@@ -17,6 +17,7 @@ import pytest
 from pysshfs.cli import ctl, logs
 from pysshfs.cli.exitcodes import ExitCode
 from pysshfs.fuse import mountinfo, mountpoint
+from tests.mount import test_inherited
 from tests.support import procs
 from tests.support.commands import (
     ORDINARY,
@@ -386,21 +387,23 @@ def test_the_end_of_a_mount_leaves_the_one_on_top_alone(
 ) -> None:
     below = work.foreground(server.source(remote), *server.options())
     first = work.entry()
-    above = work.foreground(server.source(remote), *server.options())
+    # pysshfs itself does not mount over a mount.
+    command = test_inherited.argv(work, server.source(remote), *server.options())
+    assert test_inherited.hand_down(work, command).returncode == 0
+    above = work.daemon()
 
     def is_covered() -> bool:
         entry = work.entry()
         return entry is not None and first is not None and entry.minor != first.minor
 
-    wait_until("the second mount", is_covered)
+    assert is_covered()
     below.terminate()
     assert below.wait(20) == ExitCode.OK
     assert is_covered()
     (state,) = json.loads(work.ctl("status", str(work.mountpoint), "--json").stdout)
-    assert state["pid"] == above.pid
+    assert state["pid"] == above
     assert work.run(["ls", str(work.mountpoint)]).returncode == 0
-    above.terminate()
-    assert above.wait(20) == ExitCode.OK
+    work.unmount()
     assert mountpoint.unmount(str(work.mountpoint), lazy=True) is None  # the dead one below
 
 

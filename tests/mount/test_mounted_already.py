@@ -13,12 +13,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pysshfs.cli.control_client import runtime_directory
+from pysshfs.cli.control_client import socket_path
 from pysshfs.cli.exitcodes import ExitCode
+from pysshfs.cli.mountlock import lock_path
 from pysshfs.errors import AlreadyMountedError, MountpointError
 from pysshfs.fuse import mountinfo, mountpoint
 from pysshfs.fuse.mountpoint import Wanted
-from tests.support.commands import LIMIT, Workspace, one_line, refused, user_options, wait_ended
+from tests.support.commands import (
+    LIMIT,
+    ORDINARY,
+    Workspace,
+    one_line,
+    refused,
+    user_options,
+    wait_ended,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -136,8 +145,11 @@ def test_another_users_mount(work: Workspace, server: Sshd, remote: Path, user: 
     again = [*work.argv(source, *options, flags=["--if-not-mounted"])]
     result = work.run(again)
     assert result.returncode == ExitCode.OK and source in one_line(result.stderr)
+    entry = work.entry()
+    assert entry is not None
     os.kill(daemon, signal.SIGKILL)
     wait_ended(daemon)
+    socket_path(entry.minor, ORDINARY).unlink()
     work.mounted(source, *server.options(), "log_level=error")  # cleans up, without a word here
     refused(work.run([*user, *again]), ExitCode.MOUNTPOINT, source, "Permission denied")
     assert len(mounts_there(work)) == 1
@@ -164,7 +176,7 @@ def test_of_several_at_once_one_mounts(
     assert said.count("") == 1
     notes = [text for text in said if text]
     assert all(source in one_line(note) and "already" in note for note in notes)
-    assert not list(runtime_directory(0).glob("*.lock"))
+    assert not lock_path(str(work.mountpoint)).exists()
 
 
 def test_whoever_dies_with_the_lock_does_not_keep_it(
@@ -175,9 +187,9 @@ def test_whoever_dies_with_the_lock_does_not_keep_it(
         "MountLock(sys.argv[1]); os.kill(os.getpid(), 9)\n"
     )
     work.run([sys.executable, "-c", code, str(work.mountpoint)])
-    assert list(runtime_directory(0).glob("*.lock"))
+    assert lock_path(str(work.mountpoint)).exists()
     work.mounted(server.source(remote), *server.options())
-    assert not list(runtime_directory(0).glob("*.lock"))
+    assert not lock_path(str(work.mountpoint)).exists()
 
 
 # --- an automount point -------------------------------------------------------------------------

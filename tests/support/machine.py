@@ -224,14 +224,16 @@ class Machine(Workspace):
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for entry in self._entries():
+        sockets = [socket_path(each.minor, mountinfo.owner(each)) for each in self._entries()]
+        for path in sockets:
             with contextlib.suppress(OSError, ValueError):
-                path = socket_path(entry.minor, mountinfo.owner(entry))
                 self._daemons.add(int(ask(path, "status", 2)["pid"]))
         self.abort()
         for pid in self._daemons:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        for path in sockets:
+            path.unlink(missing_ok=True)  # the number will be another mount's
         self._release()
         super().__exit__(kind, exc, trace)
 
