@@ -112,8 +112,7 @@ def cleared(mountpoint: str, wanted: Wanted) -> str:
         if number == errno.ENOTCONN:
             _clean_up_dead_mount(path)
         elif number:
-            whose = f"{os.fsdecode(below.source)}, which is mounted there: " if below else ""
-            raise MountpointError(f"mountpoint {mountpoint}: {whose}{os.strerror(number)}")
+            raise MountpointError(f"mountpoint {mountpoint}: {_unusable(below, number)}")
         elif below is None:
             return path
         else:
@@ -181,6 +180,15 @@ def _look_as_owner(path: str, entry: MountEntry) -> int:
     except OSError as error:
         return error.errno or errno.EIO
     return 0
+
+
+def _unusable(entry: MountEntry | None, number: int) -> str:
+    reason = os.strerror(number)
+    if entry is None:
+        return reason
+    if number == errno.ETIMEDOUT:
+        reason = "it does not answer"
+    return f"{os.fsdecode(entry.source)} is mounted there already: {reason}"
 
 
 def _occupied(mountpoint: str, entry: MountEntry, wanted: Wanted) -> StartupError:

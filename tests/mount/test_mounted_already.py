@@ -16,9 +16,7 @@ import pytest
 from pysshfs.cli.control_client import socket_path
 from pysshfs.cli.exitcodes import ExitCode
 from pysshfs.cli.mountlock import lock_path
-from pysshfs.errors import AlreadyMountedError, MountpointError
-from pysshfs.fuse import mountinfo, mountpoint
-from pysshfs.fuse.mountpoint import Wanted
+from pysshfs.fuse import mountinfo
 from tests.support.commands import (
     LIMIT,
     ORDINARY,
@@ -80,49 +78,48 @@ def test_the_same_source_is_an_error_otherwise(work: Workspace, server: Sshd, re
     assert len(mounts_there(work)) == 1
 
 
-@SPELLINGS
-def test_a_dead_mount_is_no_mount(
-    work: Workspace, server: Sshd, remote: Path, spelling: str
-) -> None:
+def test_a_dead_mount_is_no_mount(work: Workspace, server: Sshd, remote: Path) -> None:
     source, options = server.source(remote), server.options()
     daemon = work.mounted(source, *options)
     os.kill(daemon, signal.SIGKILL)
     wait_ended(daemon)
-    result = work.mount(source, *options, flags=[spelling])
+    result = work.mount(source, *options, flags=["--if-not-mounted"])
     assert result.returncode == ExitCode.OK and "dead mount" in one_line(result.stderr)
     assert work.daemon() != daemon and len(mounts_there(work)) == 1
 
 
 def test_a_mount_that_does_not_answer_is_neither(
-    work: Workspace, server: Sshd, remote: Path, monkeypatch: pytest.MonkeyPatch
+    work: Workspace, server: Sshd, remote: Path
 ) -> None:
     """And nobody waits for it for long."""
     source = server.source(remote)
     daemon = work.mounted(source, *server.options())
-    wanted = Wanted(source.encode(), "fuse.pysshfs", if_not_mounted=True)
-    with pytest.raises(AlreadyMountedError):
-        mountpoint.cleared(str(work.mountpoint), wanted)
+    code = (
+        "import sys; from pysshfs.cli.main import main; from pysshfs.fuse import mountpoint\n"
+        "mountpoint._ANSWER_SECONDS = 0.2\n"
+        "sys.exit(main())\n"
+    )
+    argv = work.argv(source, *server.options(), flags=["--if-not-mounted"])
+    argv = [sys.executable, "-c", code, *argv[argv.index("--if-not-mounted") :]]
     os.kill(daemon, signal.SIGSTOP)
-    monkeypatch.setattr(mountpoint, "_ANSWER_SECONDS", 0.2)
     try:
-        with pytest.raises(MountpointError, match="timed out"):
-            mountpoint.cleared(str(work.mountpoint), wanted)
+        result = work.run(argv)
     finally:
         os.kill(daemon, signal.SIGCONT)
+    refused(result, ExitCode.MOUNTPOINT, source, "does not answer")
     assert work.listing() == ["file"]
 
 
 # --- something else -----------------------------------------------------------------------------
 
 
-@SPELLINGS
-def test_another_source_is_an_error(
-    work: Workspace, server: Sshd, remote: Path, spelling: str
-) -> None:
+def test_another_source_is_an_error(work: Workspace, server: Sshd, remote: Path) -> None:
     work.mounted(server.source(remote), *server.options())
     for argv in (
-        work.argv(server.source(f"{remote}/"), *server.options(), flags=[spelling]),
-        work.argv(server.source(remote), *server.options(), "fsname=other", flags=[spelling]),
+        work.argv(server.source(f"{remote}/"), *server.options(), flags=["--if-not-mounted"]),
+        work.argv(
+            server.source(remote), *server.options(), "fsname=other", flags=["--if-not-mounted"]
+        ),
     ):
         refused(work.run(argv), ExitCode.MOUNTPOINT, server.source(remote), "mounted there already")
     assert len(mounts_there(work)) == 1
