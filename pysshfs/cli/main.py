@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from pysshfs import __version__
-from pysshfs.cli import standardfiles
+from pysshfs.cli import surroundings
 from pysshfs.cli.exitcodes import ExitCode
 from pysshfs.cli.parser import Action, kernel_options, parse_argv
 from pysshfs.cli.usage import UsageError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code; see `ExitCode`."""
-    standardfiles.provide()
+    surroundings.provide_files()
     try:
         invocation = parse_argv(sys.argv[1:] if argv is None else argv)
         if invocation.action is Action.HELP:

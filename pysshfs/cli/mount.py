@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import pwd
 import signal
 import sys
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import trio
 
 from pysshfs import errors
-from pysshfs.cli import logs, privileges, vfsconfig
+from pysshfs.cli import logs, privileges, surroundings, vfsconfig
 from pysshfs.cli.daemon import Report
 from pysshfs.cli.exitcodes import ExitCode
 from pysshfs.cli.mountlock import MountLock
@@ -69,7 +68,7 @@ def run(
     """
     settings = invocation.settings
     privileges.keep_secrets()
-    provide_home()
+    surroundings.provide_home()
     level = logs.level_of(settings.log_level)
     logs.to_stderr(level)
     lock = None
@@ -111,18 +110,6 @@ def run(
     finally:
         _release(lock)
     return Report(code, "")
-
-
-def provide_home() -> None:
-    """HOME, which mount(8) and systemd do not set: as the system has it. A user whom it does not
-    know, as in a container, is at home in the root directory, and has the number for a name."""
-    if os.environ.get("HOME"):
-        return
-    try:
-        os.environ["HOME"] = pwd.getpwuid(os.getuid()).pw_dir or "/"
-    except KeyError:
-        os.environ["HOME"] = "/"
-        os.environ.setdefault("LOGNAME", str(os.getuid()))
 
 
 def _release(lock: MountLock | None) -> None:

@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pysshfs.cli import main as command
-from pysshfs.cli import standardfiles
+from pysshfs.cli import surroundings
 from pysshfs.cli.exitcodes import ExitCode
 from pysshfs.cli.options import find_option
 from pysshfs.cli.parser import join_options, parse_argv, split_options
@@ -58,7 +58,7 @@ class Call(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns an exit code of mount(8)."""
-    standardfiles.provide()
+    surroundings.provide_files()
     words = list(sys.argv[1:] if argv is None else argv)
     if words in (["-h"], ["--help"]):
         print(f"usage: {_USAGE}")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pysshfs.cli import installing, mount, mounthelper, mountlock
+from pysshfs.cli import installing, mounthelper, mountlock, surroundings
 from pysshfs.cli.exitcodes import ExitCode
 from pysshfs.cli.mounthelper import parse_call
 from pysshfs.cli.mountlock import MountLock
@@ -92,7 +92,7 @@ def test_exit_codes_are_mounts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_what_is_closed_is_not_taken_by_another_file(closed: str) -> None:
     code = (
-        "import os, sys; from pysshfs.cli import standardfiles; standardfiles.provide()\n"
+        "import os, sys; from pysshfs.cli import surroundings; surroundings.provide_files()\n"
         "fd = os.open('/', os.O_RDONLY); assert fd > 2, fd\n"
         "sys.stdin.read(); print('out'); print('err', file=sys.stderr)\n"
     )
@@ -104,10 +104,10 @@ def test_what_is_closed_is_not_taken_by_another_file(closed: str) -> None:
 
 def test_home_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/somewhere")
-    mount.provide_home()
+    surroundings.provide_home()
     assert os.environ["HOME"] == "/somewhere"
     monkeypatch.setenv("HOME", "")
-    mount.provide_home()
+    surroundings.provide_home()
     assert os.environ["HOME"] == pwd.getpwuid(os.getuid()).pw_dir
     monkeypatch.delenv("HOME")
     monkeypatch.delenv("LOGNAME", raising=False)
@@ -116,7 +116,7 @@ def test_home_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyError(uid)
 
     monkeypatch.setattr(pwd, "getpwuid", nobody)
-    mount.provide_home()
+    surroundings.provide_home()
     assert (os.environ["HOME"], os.environ["LOGNAME"]) == ("/", str(os.getuid()))
     monkeypatch.setenv("LOGNAME", "")  # and is taken back afterwards
 
