@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _USAGE: Final = """usage: pysshfsctl status [MOUNTPOINT] [--json]
        pysshfsctl flush MOUNTPOINT
        pysshfsctl reconnect MOUNTPOINT
-       pysshfsctl umount MOUNTPOINT
+       pysshfsctl umount [--lazy] MOUNTPOINT
        pysshfsctl install-helpers [--remove] [DIRECTORY]
 """
 _ANSWER_SECONDS: Final = 0.15  # status answers within 200 ms, whatever the daemon does
@@ -69,6 +69,8 @@ def _run(argv: Sequence[str] | None) -> int:
             return _status(None, as_json)
         case ["status", place] if not place.startswith("-"):
             return _status(place, as_json)
+        case ["umount" | "unmount", "--lazy", place] if not place.startswith("-"):
+            return _lazily(place)
         case ["install-helpers", *rest] if not as_json:
             return _install_helpers(rest)
         case [command, place] if not (place.startswith("-") or as_json):
@@ -233,6 +235,15 @@ def _umount(place: str, entry: MountEntry, path: Path) -> ExitCode:
             if not ended:
                 return _fail(f"{place}: unmounted, but its daemon does not end")
     return ExitCode.OK
+
+
+def _lazily(place: str) -> ExitCode:
+    """Out of sight at once, whoever uses it. For a dead mount that is all there is to do."""
+    entry = _mount_of(place)
+    if entry is None:
+        return _fail(f"{place}: no pysshfs mount", ExitCode.MOUNTPOINT)
+    refused = unmount(os.fsdecode(entry.mountpoint), lazy=True)
+    return ExitCode.OK if refused is None else _fail(f"{place}: {refused}")
 
 
 _COMMANDS: Final[dict[str, Callable[[str, MountEntry, Path], ExitCode]]] = {
