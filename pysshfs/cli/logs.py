@@ -1,4 +1,4 @@
-"""Where log lines go: stderr while there is a terminal, a file or syslog in the background.
+"""Where log lines go: stderr, which may be the journal, or a file or syslog in the background.
 
 Lines are for operators and carry no secrets. Whatever names of files and words of a server are in
 a message, it is made one line of printable text here, and not where it is logged. asyncssh's own
@@ -7,6 +7,7 @@ log is kept at warnings: its debug lines cost time even when nobody reads them.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import logging.handlers
 import os
@@ -14,6 +15,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pysshfs.cli import journal
 from pysshfs.cli.usage import printable
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 _TERMINAL_FORMAT = "pysshfs: %(message)s"
 _DEBUG_FORMAT = "pysshfs: %(relativeCreated)d ms %(levelname)s %(name)s: %(message)s"
+_JOURNAL_DEBUG_FORMAT = "%(name)s: %(message)s"  # the journal knows the time, and the severity
 _SYSLOG = Path("/dev/log")
 
 
@@ -44,6 +47,11 @@ class _Formatter(logging.Formatter):
         told = traceback.TracebackException(kind, error, trace, lookup_lines=False)
         _leave_out_lines(told)
         return "".join(told.format()).rstrip("\n")
+
+
+class _JournalFormatter(_Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return journal.with_priority(super().format(record), record.levelno)
 
 
 def _leave_out_lines(told: traceback.TracebackException) -> None:
@@ -64,12 +72,21 @@ def level_of(name: str) -> int:
     return level
 
 
-def to_stderr(level: int) -> None:
+def to_stderr(level: int, *, in_foreground: bool = False) -> None:
     """For the foreground, and for the command until it detaches."""
     handler = logging.StreamHandler()
-    form = _DEBUG_FORMAT if level <= logging.DEBUG else _TERMINAL_FORMAT
-    handler.setFormatter(_Formatter(form))
+    handler.setFormatter(_stderr_formatter(level, in_foreground))
     switch_to(handler, level)
+
+
+def _stderr_formatter(level: int, in_foreground: bool) -> logging.Formatter:
+    is_debug = level <= logging.DEBUG
+    if not journal.is_journal(2):
+        return _Formatter(_DEBUG_FORMAT if is_debug else _TERMINAL_FORMAT)
+    if is_debug:
+        return _JournalFormatter(_JOURNAL_DEBUG_FORMAT)
+    # The journal names what the unit runs, which is mount(8) where we go into the background.
+    return _JournalFormatter("%(message)s" if in_foreground else _TERMINAL_FORMAT)
 
 
 def open_log_file(path: str) -> logging.Handler:
@@ -81,11 +98,24 @@ def open_log_file(path: str) -> logging.Handler:
     return handler
 
 
+def background_handler(level: int) -> logging.Handler:
+    """For the background without a log file: the journal, where stderr leads to it, else syslog."""
+    if not journal.is_journal(2):
+        return syslog_handler()
+    # Of its own: the process will have another stderr. The unit that the lines are shown with is
+    # then that of the command, mount(8) say, however it ends.
+    fd = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 3)
+    handler = logging.StreamHandler(os.fdopen(fd, "a", encoding="utf-8", errors="backslashreplace"))
+    handler.setFormatter(_stderr_formatter(level, in_foreground=False))
+    return handler
+
+
 def syslog_handler() -> logging.Handler:
-    """For the background without a log file; nowhere when there is no syslog."""
+    """Nowhere when there is no syslog."""
     if not _SYSLOG.exists():
         return logging.NullHandler()
-    handler = logging.handlers.SysLogHandler(str(_SYSLOG))
+    facility = logging.handlers.SysLogHandler.LOG_DAEMON
+    handler = logging.handlers.SysLogHandler(str(_SYSLOG), facility)
     handler.ident = f"pysshfs[{os.getpid()}]: "
     handler.setFormatter(_Formatter("%(message)s"))
     return handler

@@ -34,11 +34,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _print(version_text(__version__))
         return mount(invocation)
     except UsageError as error:
-        print(f"pysshfs: {error.message}", file=sys.stderr)
-        return ExitCode.USAGE
+        return _refused(error.message)
     except KeyboardInterrupt:
         print("pysshfs: interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED
+
+
+def _refused(message: str) -> ExitCode:
+    from pysshfs.cli import daemon, systemd
+
+    systemd.Manager().status(message)
+    daemon.complain(message)
+    return ExitCode.USAGE
 
 
 def _print(text: str) -> ExitCode:
@@ -53,18 +60,21 @@ def _print(text: str) -> ExitCode:
 
 def mount(invocation: Invocation, made: Place | None = None) -> int:
     """Mount, or serve what is `made` already. Returns the exit code."""
-    from pysshfs.cli import daemon, mount
+    from pysshfs.cli import daemon, mount, systemd
     from pysshfs.fuse import inherited
 
     # A mount that is handed down has its options, and may not be one for us to look at.
     is_made = made is not None or invocation.mountpoint.startswith(inherited.PREFIX)
     options = invocation.kernel_options if is_made else kernel_options(invocation, os.geteuid())
+    manager = systemd.Manager()
 
     def run(reporter: daemon.Reporter) -> daemon.Report:
-        return mount.run(invocation, options, reporter, made)
+        return mount.run(invocation, options, reporter, manager, made)
 
     if invocation.foreground:
         report = run(daemon.Reporter(None))
+        if report.code is not ExitCode.OK and report.message:
+            manager.status(report.message)
         if report.message:
             daemon.complain(report.message)
         return report.code

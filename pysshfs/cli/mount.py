@@ -8,6 +8,7 @@ path is opened after it that could lie under it.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import os
 import signal
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import trio
 
 from pysshfs import errors
-from pysshfs.cli import logs, privileges, surroundings, vfsconfig
+from pysshfs.cli import logs, privileges, surroundings, systemd, vfsconfig
 from pysshfs.cli.daemon import Report
 from pysshfs.cli.exitcodes import ExitCode
 from pysshfs.cli.mountlock import MountLock
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     from pysshfs.cli.daemon import Reporter
     from pysshfs.cli.options import Settings
     from pysshfs.cli.parser import Invocation
+    from pysshfs.cli.systemd import Manager
     from pysshfs.fuse.mountpoint import Place, Wanted
     from pysshfs.fuse.requests import Policy
+    from pysshfs.fuse.session import FuseSession
     from pysshfs.remote.bridge import Bridge
     from pysshfs.remote.connection import ServerConnection
     from pysshfs.vfs.filesystem import Filesystem
@@ -60,9 +63,11 @@ def run(
     invocation: Invocation,
     options: Sequence[str],
     reporter: Reporter,
+    manager: Manager,
     made: Place | None = None,
 ) -> Report:
-    """Serve the mount until it ends. Reports success through `reporter` once it is mounted.
+    """Serve the mount until it ends. Reports success through `reporter` once it is mounted, and to
+    the service manager once it answers.
 
     `made` is a mount that was made before, by the same program.
     """
@@ -70,7 +75,7 @@ def run(
     privileges.keep_secrets()
     surroundings.provide_home()
     level = logs.level_of(settings.log_level)
-    logs.to_stderr(level)
+    logs.to_stderr(level, in_foreground=not reporter.will_detach)
     lock = None
     try:
         from pysshfs.fuse import inherited, mountpoint
@@ -94,7 +99,10 @@ def run(
         if later is not None:
             logs.switch_to(later, level)
 
-    plan = _Plan(invocation, place, list(options), password, detached, tables)
+    if manager.watchdog:
+        # It ends us with SIGABRT when we hang; where, is then in the journal.
+        faulthandler.enable()
+    plan = _Plan(invocation, place, list(options), password, detached, tables, manager)
     try:
         code = trio.run(_mount_and_serve, plan, strict_exception_groups=True)
     except KeyboardInterrupt:
@@ -151,7 +159,9 @@ def _later_log(settings: Settings, reporter: Reporter) -> logging.Handler | None
             return logs.open_log_file(settings.log_file)
         except OSError as error:
             raise errors.StartupError(f"log_file: {settings.log_file}: {error.strerror}") from None
-    return logs.syslog_handler() if reporter.will_detach else None
+    if reporter.will_detach:
+        return logs.background_handler(logs.level_of(settings.log_level))
+    return None
 
 
 def _password_from_stdin() -> str:
@@ -171,6 +181,7 @@ class _Plan(NamedTuple):
     password: list[str]  # the one given, if any; taken out by whoever needs it
     mounted: Callable[[], None]  # to be called once, when the mount is made
     tables: vfsconfig.Tables  # with idmap=file
+    manager: Manager
 
 
 @trio.lowlevel.enable_ki_protection
@@ -191,6 +202,7 @@ async def _mount_and_serve(plan: _Plan) -> ExitCode:
     source, settings = invocation.source, invocation.settings
     bridge = Bridge()
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(plan.manager.keep_alive)
         await nursery.start(_run_bridge, bridge)
         connection = ServerConnection(
             bridge,
@@ -200,6 +212,7 @@ async def _mount_and_serve(plan: _Plan) -> ExitCode:
             plan.password.pop() if plan.password else None,
             settings.max_conns,
         )
+        plan.manager.status(f"connecting to {source.text}")
         remote = await connection.connect()
         if not settings.reconnect and settings.max_conns == 1:
             connection.forget_passwords()
@@ -231,6 +244,7 @@ async def _serve(
     from pysshfs.vfs.filesystem import ROOT_NUMBER
 
     source, settings, place = plan.invocation.source, plan.invocation.settings, plan.place
+    manager = plan.manager
     # The first question after the mount has its answer, and so have those that must not hang.
     try:
         await filesystem.getattr(ROOT_NUMBER)
@@ -241,7 +255,7 @@ async def _serve(
     background = settings.max_background
     congestion = settings.congestion_threshold or max(background * 3 // 4, 1)
     control = ControlServer(source.text, place.path, session, filesystem, connection, store.saved)
-    end = _End(connection, filesystem)
+    end = _End(connection, filesystem, manager)
     needs = _needs(connection, place)  # it looks at paths
     # From before the mount on: a signal must not leave it behind, dead.
     with trio.open_signal_receiver(*_SIGNALS) as numbers:
@@ -249,14 +263,16 @@ async def _serve(
         try:
             control.open()
             privileges.give_up(needs)
-            log.info("%s is mounted on %s", source.text, place.path)
             _warn_of_others(plan)
             plan.mounted()
+            log.info("%s is mounted on %s", source.text, place.path)
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(_tell_ready, session, connection, manager)
                 nursery.start_soon(control.run)
                 nursery.start_soon(end.on_signal, numbers, nursery.cancel_scope)
                 nursery.start_soon(end.keep_up, nursery.cancel_scope, settings.reconnect)
                 ended = await session.serve()
+                manager.stopping(f"{ended.value}: delivering what was written")
                 end.code = ExitCode.ABORTED if ended is Ended.ABORTED else ExitCode.OK
                 await end.deliver(_FLUSH_SECONDS if ended is Ended.UNMOUNTED else _ABORT_SECONDS)
                 nursery.cancel_scope.cancel()
@@ -272,6 +288,13 @@ async def _serve(
     elif not is_gone:
         log.warning("%s stays mounted, without a daemon: %s", place.path, _who_unmounts(place))
     return end.code
+
+
+async def _tell_ready(session: FuseSession, connection: ServerConnection, manager: Manager) -> None:
+    """Once the kernel has its first answer; from then on, how the connection fares."""
+    await session.answering.wait()
+    await manager.ready(systemd.connection_status(connection.state.value, connection.reason))
+    connection.on_state = manager.connection
 
 
 def _who_unmounts(place: Place) -> str:
@@ -297,17 +320,22 @@ def _needs(connection: ServerConnection, place: Place) -> privileges.Needs:
 class _End:
     """Why the daemon ends, and with which code."""
 
-    def __init__(self, connection: ServerConnection, filesystem: Filesystem) -> None:
+    def __init__(
+        self, connection: ServerConnection, filesystem: Filesystem, manager: Manager
+    ) -> None:
         self.code = ExitCode.OK
         self._was_delivered = False  # all that was written until a signal came
         self._connection = connection
         self._filesystem = filesystem
+        self._manager = manager
 
     async def on_signal(self, numbers: AsyncIterator[int], scope: trio.CancelScope) -> None:
         """SIGTERM, SIGINT and SIGHUP unmount, after delivering what is buffered; a second one
         does not wait for that."""
         number = await anext(numbers)
-        log.info("%s: unmounting", signal.Signals(number).name)
+        name = signal.Signals(number).name
+        self._manager.stopping(f"{name}: delivering what was written, then unmounting")
+        log.info("%s: unmounting", name)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._deliver_then_stop, scope)
             await anext(numbers)
@@ -347,6 +375,7 @@ class _End:
     async def keep_up(self, scope: trio.CancelScope, reconnect: bool) -> None:
         """Returns only when the connection is lost and must not be made again."""
         await self._connection.keep_up(self._filesystem.server, reconnect=reconnect)
+        self._manager.stopping(f"connection lost: {self._connection.reason}: unmounting")
         log.error("the connection to the server is lost: unmounting")
         self.code = ExitCode.CONNECTION_LOST
         scope.cancel()

@@ -9,11 +9,12 @@ always mounts in the background. For an ordinary user mount(8) has given up its 
 from __future__ import annotations
 
 import getopt
+import logging
 import sys
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from pysshfs.cli import journal, surroundings
 from pysshfs.cli import main as command
-from pysshfs.cli import surroundings
 from pysshfs.cli.exitcodes import ExitCode
 from pysshfs.cli.options import find_option
 from pysshfs.cli.parser import join_options, parse_argv, split_options
@@ -78,7 +79,10 @@ def _mount_code(code: int) -> int:
 
 
 def _say(message: str) -> None:
-    print(f"{_NAME}: {printable(message)}", file=sys.stderr, flush=True)
+    line = f"{_NAME}: {printable(message)}"
+    if journal.is_journal(2):
+        line = journal.with_priority(line, logging.ERROR)
+    print(line, file=sys.stderr, flush=True)
 
 
 # --- the command line ---------------------------------------------------------------------------

@@ -111,11 +111,15 @@ class Operations(pyfuse3.Operations):
 
     def __init__(self, filesystem: Filesystem, requests: Requests) -> None:
         super().__init__()
+        self.begun = trio.Event()  # the kernel has sent INIT, and what it asks now is answered
         self._fs = filesystem
         self._outdated_send, self._outdated = trio.open_memory_channel[_Outdated](1024)
         filesystem.tree.kernel = self
         for name in _GUARDED:
             setattr(self, name, requests.guard(getattr(self, name)))
+
+    def init(self) -> None:
+        self.begun.set()
 
     # --- what the kernel must forget ------------------------------------------------------------
 

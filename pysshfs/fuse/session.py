@@ -38,8 +38,8 @@ _MAX_WORKERS: Final = 16_384
 class Ended(enum.Enum):
     """Why serving ended."""
 
-    UNMOUNTED = enum.auto()
-    ABORTED = enum.auto()  # through the control filesystem, with the mount still in place
+    UNMOUNTED = "unmounted"
+    ABORTED = "aborted"  # through the control filesystem, with the mount still in place
 
 
 def escape_option(text: bytes) -> bytes:
@@ -101,6 +101,11 @@ class FuseSession:
         if place.device is None:
             entry = mountinfo.mount_at(os.fsencode(place.path))
         self.connection = entry.minor if entry is not None else None
+
+    @property
+    def answering(self) -> trio.Event:
+        """Set once the kernel's first request was answered."""
+        return self._operations.begun
 
     @property
     def negotiated(self) -> dict[str, int | bool]:

@@ -60,6 +60,8 @@ from pysshfs.remote.pace import fence, pause, shortest_pause
 from pysshfs.remote.route import Hop, Route, Target
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pysshfs.remote.bridge import Bridge
     from pysshfs.remote.hostkeys import Prompter
     from pysshfs.remote.identity import Identity
@@ -107,6 +109,7 @@ class ServerConnection:
         self.reason = ""  # why the state is what it is
         self.generation = 0
         self.reconnects = 0
+        self.on_state: Callable[[str, str], None] | None = None  # called with each, and why
         self._bridge = bridge
         self._route = Route(target, configuration, prompter, password)
         self._connections = connections
@@ -131,6 +134,8 @@ class ServerConnection:
             return  # for good
         self.state, self.reason, self.since = state, reason, time.time()
         log.log(level, "connection %s%s", state.value, f": {reason}" if reason else "")
+        if self.on_state is not None:
+            self.on_state(state.value, reason)
 
     # --- what there is ------------------------------------------------------------------------
 
