@@ -9,7 +9,7 @@ SBINDIR ?= /sbin
 LIB = set -eu; checkout='$(CURDIR)'; . scripts/lib.sh;
 IN_VENV = .venv/bin/python -m
 
-.PHONY: help demo test sweep prove lint bench bench-quick bench-grow bench-checks bench-docs install uninstall clean
+.PHONY: help demo test sweep prove lint bench bench-quick bench-grow bench-checks bench-docs install install-units uninstall clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): ## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -68,8 +68,12 @@ install: ## install for all users: PREFIX=/usr/local SBINDIR=/sbin DESTDIR=
 		install_program '$(PREFIX)' '$(DESTDIR)'; \
 		install_helpers '$(PREFIX)' '$(DESTDIR)' '$(SBINDIR)'
 
+install-units: ## install the units of systemd: PREFIX=/usr/local DESTDIR=
+	@$(LIB) install_units '$(PREFIX)' '$(DESTDIR)'
+
 uninstall: ## remove what `make install` installed, with the same variables
-	@$(LIB) uninstall_helpers '$(PREFIX)' '$(DESTDIR)' '$(SBINDIR)'; \
+	@$(LIB) uninstall_units '$(PREFIX)' '$(DESTDIR)'; \
+		uninstall_helpers '$(PREFIX)' '$(DESTDIR)' '$(SBINDIR)'; \
 		uninstall_program '$(PREFIX)' '$(DESTDIR)'
 
 clean: ## remove .venv and everything else that was made in the checkout

@@ -129,6 +129,7 @@ need_tests() {
     need_program git git 'tests use it on mounts'
     need_program make make 'tests use it on mounts'
     need_program sqlite3 sqlite3 'tests use it on mounts'
+    need_program systemctl systemd 'tests boot it, in namespaces of its own'
     need_program strace strace 'a test watches which files a mount opens'
 }
 
@@ -325,4 +326,30 @@ uninstall_helpers() {
             rm -f "$2$3/mount.fuse.pysshfs"
         fi
     fi
+}
+
+# --- the units of systemd ------------------------------------------------------------------------
+
+# install_units PREFIX DESTDIR: the template services, which name the commands of this PREFIX.
+install_units() {
+    for kind in system user; do
+        place="$1/lib/systemd/$kind"
+        mkdir -p "$2$place"
+        sed -e "/^Exec/s|=pysshfs|=$1/bin/pysshfs|" -e "/^Exec/s|exec pysshfs|exec $1/bin/pysshfs|" \
+            "$checkout/contrib/systemd/$kind/pysshfs@.service" >"$2$place/pysshfs@.service"
+        chmod 0644 "$2$place/pysshfs@.service"
+        say "Installed: $2$place/pysshfs@.service."
+    done
+    case $1 in
+    /usr | /usr/local) ;;
+    *) say "systemd does not look there: systemctl link $1/lib/systemd/system/pysshfs@.service" ;;
+    esac
+    say 'systemd reads them at the next boot, or: systemctl daemon-reload.'
+}
+
+# uninstall_units PREFIX DESTDIR
+uninstall_units() {
+    for kind in system user; do
+        rm -f "$2$1/lib/systemd/$kind/pysshfs@.service"
+    done
 }
