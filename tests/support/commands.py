@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 _PYSSHFS = (sys.executable, "-m", "pysshfs")
 _CTL = (sys.executable, "-c", "import sys; from pysshfs.cli.ctl import main; sys.exit(main())")
+_MOUNT_HELPER = (
+    sys.executable, "-c", "import sys; from pysshfs.cli.mounthelper import main; sys.exit(main())",
+)  # fmt: skip
 
 #: Seconds that a command may take before it counts as stuck.
 LIMIT = 20.0
@@ -335,18 +338,25 @@ def command_for_everybody(work: Workspace) -> tuple[Path, str]:
     directory = work.directory / "bin"
     directory.mkdir()
     work.directory.chmod(0o755)
+    return directory, write_commands(directory)
+
+
+def write_commands(directory: Path) -> str:
+    """The commands as programs in a directory; returns the name of a user who can run them: any, or
+    root where the interpreter lies in a directory of root's own."""
     packages = [path for path in sys.path if path.endswith("site-packages")]
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     usable = [each for each in (sys.executable, f"/usr/bin/{version}") if is_for_everybody(each)]
     interpreter = (usable or [sys.executable])[0]
-    for name, words in (("pysshfs", _PYSSHFS[1:]), ("pysshfsctl", _CTL[1:])):
+    programs = {"pysshfs": _PYSSHFS, "pysshfsctl": _CTL, "mount.pysshfs": _MOUNT_HELPER}
+    for name, (_, *words) in programs.items():
         program = directory / name
         program.write_text(
             f"#!/bin/sh\nexport PYTHONPATH={':'.join([str(procs.ROOT), *packages])}\n"
             f'exec {shlex.join([interpreter, *words])} "$@"\n'
         )
         program.chmod(0o755)
-    return directory, "nobody" if usable else "root"
+    return "nobody" if usable else "root"
 
 
 def is_for_everybody(interpreter: str) -> bool:
