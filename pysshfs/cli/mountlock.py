@@ -13,12 +13,9 @@ import fcntl
 import hashlib
 import logging
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from pysshfs.cli.control_client import private_directory
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +48,7 @@ class MountLock:
 def lock_path(place: str) -> Path:
     """Where the lock for a place is, in a directory that is there then. Raises OSError."""
     name = hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
-    return private_directory(os.geteuid()) / f"{name}.lock"
+    return Path(private_directory(os.geteuid()), f"{name}.lock")
 
 
 def _locked(path: Path) -> int:

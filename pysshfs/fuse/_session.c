@@ -176,6 +176,7 @@ static void wrapped_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off
 #define INIT_PARALLEL_DIROPS (1U << 18)
 static int correct_init_reply;
 static int device = -1; /* the session's /dev/fuse */
+static struct fuse_session *session;
 
 static void wrapped_init(void *userdata, struct fuse_conn_info *conn)
 {
@@ -344,6 +345,7 @@ int exported_mount(struct fuse_session *se, const char *mountpoint)
 #endif
     if (result == 0) {
         int fd = device = fuse_session_fd(se);
+        session = se;
         int flags = fcntl(fd, F_GETFL);
         if (flags == -1 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) == -1)
             perror("pysshfs: /dev/fuse");
@@ -487,6 +489,33 @@ static PyObject *py_device(PyObject *self, PyObject *unused)
     return PyLong_FromLong(device);
 }
 
+/* pyfuse3 has no call for this one. An entry that has expired is asked for again; one that is
+ * invalidated, which pyfuse3 can, takes what is mounted on it along. Since libfuse 3.13, and later
+ * without the last argument, which does no harm. Takes the directory's lock, which a call of a
+ * program may hold that waits for us: never from the thread that serves. */
+#define EXPIRE_ONLY 1
+
+typedef int (*expire_function)(struct fuse_session *, fuse_ino_t, const char *, size_t, int);
+
+static PyObject *py_expire_entry(PyObject *self, PyObject *args)
+{
+    (void)self;
+    unsigned long long parent;
+    const char *name;
+    Py_ssize_t length;
+    if (!PyArg_ParseTuple(args, "Ky#", &parent, &name, &length))
+        return NULL;
+    expire_function expire =
+        (expire_function)dlsym(RTLD_DEFAULT, "fuse_lowlevel_notify_expire_entry");
+    int result = -ENOSYS;
+    if (expire != NULL && session != NULL) {
+        Py_BEGIN_ALLOW_THREADS
+        result = expire(session, parent, name, (size_t)length, EXPIRE_ONLY);
+        Py_END_ALLOW_THREADS
+    }
+    return PyLong_FromLong(-result);
+}
+
 static PyMethodDef methods[] = {
     {"current", py_current, METH_NOARGS,
      "(serial, operation, inode, detail, thread id, uid) of the request being started."},
@@ -495,6 +524,8 @@ static PyMethodDef methods[] = {
     {"answer_quickly", quick_configure, METH_O,
      "answer_quickly({operation: handler}): who is asked first, see `_quick.c`."},
     {"device", py_device, METH_NOARGS, "The descriptor of the session's /dev/fuse; -1 before init()."},
+    {"expire_entry", py_expire_entry, METH_VARARGS,
+     "expire_entry(directory, name): the kernel is to ask for the name again; an errno, or 0."},
     {"negotiated", py_negotiated, METH_NOARGS, "What INIT settled with the kernel."},
     {NULL, NULL, 0, NULL},
 };

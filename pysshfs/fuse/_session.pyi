@@ -24,3 +24,7 @@ def negotiated() -> dict[str, int | bool]:
 
 def device() -> int:
     """The descriptor of the session's /dev/fuse; -1 before `pyfuse3.init`."""
+
+def expire_entry(directory: int, name: bytes, /) -> int:
+    """The kernel is to ask for the name again when it is used. An errno, or 0. Takes the lock of
+    the directory: only from a thread that does not serve."""

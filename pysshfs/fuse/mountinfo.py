@@ -8,11 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from pathlib import Path
 from typing import Final, NamedTuple
 
 FSTYPE: Final = "fuse.pysshfs"
-CONNECTIONS: Final = Path("/sys/fs/fuse/connections")
+CONNECTIONS: Final = "/sys/fs/fuse/connections"
 
 _MOST_LINKS: Final = 40  # to follow in a path, as the kernel does
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
@@ -60,7 +59,8 @@ def parse_mountinfo(text: bytes) -> list[MountEntry]:
 
 
 def mounts() -> list[MountEntry]:
-    return parse_mountinfo(Path("/proc/self/mountinfo").read_bytes())
+    with open("/proc/self/mountinfo", "rb") as file:
+        return parse_mountinfo(file.read())
 
 
 def is_pysshfs(entry: MountEntry) -> bool:
@@ -121,14 +121,32 @@ def _number(entry: MountEntry, name: str) -> int:
     return 0
 
 
-def waiting_requests(entry: MountEntry) -> int | None:
-    """How many requests wait for an answer; None without access to the control filesystem."""
+def is_control_mounted() -> bool:
+    """Whether the control filesystem is there."""
+    place = os.fsencode(CONNECTIONS)
+    return any(entry.mountpoint == place and entry.fstype == "fusectl" for entry in mounts())
+
+
+def _control_file(entry: MountEntry, name: str) -> str:
+    return os.path.join(CONNECTIONS, str(entry.minor), name)
+
+
+def control_value(entry: MountEntry, name: str) -> int | None:
+    """`waiting`, `max_background` or `congestion_threshold` of the mount's connection; None without
+    access to the control filesystem, or without the connection."""
     try:
-        return int((CONNECTIONS / str(entry.minor) / "waiting").read_text())
+        with open(_control_file(entry, name), encoding="ascii") as file:
+            return int(file.read())
     except (OSError, ValueError):
         return None
 
 
+def waiting_requests(entry: MountEntry) -> int | None:
+    """How many requests wait for an answer; None without access to the control filesystem."""
+    return control_value(entry, "waiting")
+
+
 def abort(entry: MountEntry) -> None:
     """End the connection at once; every request, waiting and new, fails. Raises OSError."""
-    (CONNECTIONS / str(entry.minor) / "abort").write_text("1")
+    with open(_control_file(entry, "abort"), "w", encoding="ascii") as file:
+        file.write("1")

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 _MNT_DETACH: Final = 2
 _UMOUNT_NOFOLLOW: Final = 8
 _MTAB: Final = "/etc/mtab"
-_BUSY: Final = "it is busy: programs still use it (fuser -vm shows which)"
+BUSY: Final = "it is busy: programs still use it (pysshfsctl umount --kill lists them)"
 _MOST_DEAD_MOUNTS: Final = 64  # on top of each other
 _AUTOFS: Final = "autofs"
 # How long a mount may take to answer when another is to take its place (seconds).
@@ -235,7 +235,7 @@ def unmount(path: str, lazy: bool = False) -> str | None:
             return None
         number = ctypes.get_errno()
         if number == errno.EBUSY:
-            return _BUSY
+            return BUSY
         return None if number == errno.EINVAL else os.strerror(number)
     helper = shutil.which("fusermount3")
     if helper is None:
@@ -247,4 +247,4 @@ def unmount(path: str, lazy: bool = False) -> str | None:
     said = done.stderr.strip().splitlines() or ["it cannot be unmounted"]
     if done.returncode == 0:
         return None
-    return _BUSY if any("busy" in line for line in said) else said[-1]
+    return BUSY if any("busy" in line for line in said) else said[-1]

@@ -7,6 +7,7 @@ Every handler but `forget`, which waits for nothing and answers nothing, runs in
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import struct
 from typing import TYPE_CHECKING, Final
@@ -17,7 +18,7 @@ from pysshfs.fuse.binding import _session, pyfuse3
 from pysshfs.remotefs import AttributeChange
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pysshfs.fuse.requests import Requests
     from pysshfs.vfs.directories import ListReply
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MOST_FORGETTING: Final = 8  # threads
+_FORGOTTEN_AT_ONCE: Final = 256  # inodes or names, by one thread
 _BLOCK: Final = 512  # bytes; the unit of st_blocks
 _NANOSECONDS: Final = 1_000_000_000
 _BARE: Final = (1 << 64) - 1  # BARE of _session.c
@@ -144,6 +146,40 @@ class Operations(pyfuse3.Operations):
             async for outdated in self._outdated:
                 await limiter.acquire_on_behalf_of(outdated)
                 nursery.start_soon(self._have_forgotten, outdated, limiter)
+
+    async def forget_all(self, inodes: Sequence[int], names: Sequence[tuple[int, bytes]]) -> None:
+        """Have the kernel forget attributes and pages of these inodes, and ask again for these
+        names in their directories (where libfuse and the kernel know how: 3.13 and Linux 6.2).
+
+        Waits, in threads, for programs that have a page or a directory locked; the rest does not
+        wait for those.
+        """
+
+        def drop(number: int) -> None:
+            with contextlib.suppress(OSError):  # it may be forgotten already
+                pyfuse3.invalidate_inode(number)
+
+        def expire(directory: int, name: bytes) -> None:
+            _session.expire_entry(directory, name)
+
+        jobs: list[Callable[[], None]] = []
+        jobs += [functools.partial(drop, number) for number in inodes]
+        jobs += [functools.partial(expire, *name) for name in sorted(names)]
+        limiter = trio.CapacityLimiter(_MOST_FORGETTING)
+        async with trio.open_nursery() as nursery:
+            for start in range(0, len(jobs), _FORGOTTEN_AT_ONCE):
+                some = jobs[start : start + _FORGOTTEN_AT_ONCE]
+                nursery.start_soon(self._done_in_a_thread, some, limiter)
+
+    @staticmethod
+    async def _done_in_a_thread(
+        jobs: Sequence[Callable[[], None]], limiter: trio.CapacityLimiter
+    ) -> None:
+        def do() -> None:
+            for job in jobs:
+                job()
+
+        await trio.to_thread.run_sync(do, abandon_on_cancel=True, limiter=limiter)
 
     @staticmethod
     async def _have_forgotten(outdated: _Outdated, limiter: trio.CapacityLimiter) -> None:

@@ -3,7 +3,7 @@
 These functions run while libfuse hands the request over, in the task of one of pyfuse3's workers,
 and never suspend: there is nothing to interrupt, so no guard, no cancel scope and no entry in the
 table of requests being served. What they decline, with None, goes the way of every other request.
-With the trace of operations switched on nothing is answered here: the guard writes it.
+While operations are traced (`fuse/tracing.py`) nothing is answered here: the guard knows of them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from pysshfs.errors import FilesystemError
 from pysshfs.fuse.binding import _session
-from pysshfs.fuse.requests import trace
 from pysshfs.remotefs import AttributeChange
 
 if TYPE_CHECKING:
@@ -44,12 +43,15 @@ _ANSWERED: Final = (
 
 
 def answer(at_hand: AtHand, operations: Operations, requests: Requests) -> None:
-    """Have requests of this mount answered at once where that is possible."""
+    """Have requests of this mount answered at once where that is possible, unless it is traced."""
     handlers = _Handlers(at_hand, operations)
-    is_traced = trace.isEnabledFor(logging.DEBUG)
-    _session.answer_quickly(
-        {} if is_traced else {name: _asked(getattr(handlers, name), requests) for name in _ANSWERED}
-    )
+    asked = {name: _asked(getattr(handlers, name), requests) for name in _ANSWERED}
+
+    def switch() -> None:
+        _session.answer_quickly({} if requests.tracing.is_on else asked)
+
+    requests.tracing.on_switched = switch
+    switch()
 
 
 def _asked(function: Callable[P, T | None], requests: Requests) -> Callable[P, T | None]:

@@ -38,6 +38,7 @@ from pysshfs.errors import errno_of
 from pysshfs.fuse import deadlock, signals
 from pysshfs.fuse.binding import _session, pyfuse3
 from pysshfs.fuse.signals import Pending
+from pysshfs.fuse.tracing import Tracing
 from pysshfs.vfs import caller
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-trace = logging.getLogger("pysshfs.trace")
 
 # Seconds between two looks: at threads that are watched, and at all requests for those to watch.
 _WATCH_INTERVAL: Final = 0.1
@@ -81,6 +81,7 @@ class Request(caller.Caller):
     """One kernel request while it is served."""
 
     __slots__ = (
+        "args",
         "began",
         "deadlocked",
         "inode",
@@ -93,7 +94,11 @@ class Request(caller.Caller):
         "uid",
     )
 
-    def __init__(self, current: tuple[int, str, int, int, int, int]) -> None:
+    def __init__(
+        self, current: tuple[int, str, int, int, int, int], args: tuple[Any, ...] = ()
+    ) -> None:
+        """`args` are the handler's."""
+        self.args = args
         self.serial, self.operation, self.inode, _, tid, self.uid = current
         super().__init__(tid)
         self.scope = trio.CancelScope()
@@ -129,6 +134,8 @@ class Requests:
         self._watched: set[int] = set()
         self._has_active = trio.Event()
         self._has_watched = trio.Event()
+        self.tracing = Tracing()
+        self.last_answer = -math.inf  # of the guard's; trio's clock
         # Called at each look, while something is being served.
         self.on_look: Callable[[], None] = lambda: None
         self.served = 0
@@ -140,6 +147,13 @@ class Requests:
     @property
     def active(self) -> list[Request]:
         return list(self._active.values())
+
+    def stalled(self) -> float:
+        """For how many seconds requests have been waiting while none was answered; 0 for none."""
+        oldest = next(iter(self._active.values()), None)
+        if oldest is None:
+            return 0.0
+        return max(trio.current_time() - max(oldest.began, self.last_answer), 0.0)
 
     # --- interrupts -------------------------------------------------------------------------
 
@@ -225,8 +239,8 @@ class Requests:
 
     # --- the guard --------------------------------------------------------------------------
 
-    def _begin(self) -> Request:
-        request = Request(_session.current())
+    def _begin(self, args: tuple[Any, ...]) -> Request:
+        request = Request(_session.current(), args)
         is_others = request.uid != self._policy.owner and request.tid != 0
         limit = self._others_limit if is_others else self._limit
         request.scope.deadline = request.began + limit
@@ -256,14 +270,17 @@ class Requests:
         caller.current.set(None)
         del self._active[request.serial]
         self._watched.discard(request.serial)
+        self.last_answer = trio.current_time()
 
     def guard(self, handler: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         """The handler, interruptible, with every expected failure as an errno for the kernel."""
 
         @functools.wraps(handler)
         async def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
-            request = self._begin()  # must be the first statement: see `_session.c`
+            request = self._begin(args)  # must be the first statement: see `_session.c`
             result = 0
+            if self.tracing.is_on:
+                self.tracing.read(request)
             try:
                 with request.scope:
                     if not request.scope.cancel_called:  # before it began
@@ -277,8 +294,8 @@ class Requests:
                 raise pyfuse3.FUSEError(result) from None
             finally:
                 self._end(request)
-                if trace.isEnabledFor(logging.DEBUG):
-                    _trace(request, args, result)
+                if self.tracing.is_on:
+                    self.tracing.answered(request, result)
 
         return guarded
 
@@ -301,28 +318,6 @@ class Requests:
             )
             return errno.EIO
         return number
-
-
-def _trace(request: Request, args: tuple[Any, ...], result: int) -> None:
-    taken = (time.monotonic() - request.started) * 1000
-    outcome = errno.errorcode.get(result, str(result)) if result else "ok"
-    shown = ", ".join(_shown(arg) for arg in args)
-    trace.debug(
-        "%d %s inode=%d pid=%d (%s) %.2f ms %s",
-        request.serial,
-        request.operation,
-        request.inode,
-        request.tid,
-        shown,
-        taken,
-        outcome,
-    )
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, bytes):
-        return repr(value) if len(value) <= 64 else f"<{len(value)} bytes>"
-    return str(value) if isinstance(value, int) else type(value).__name__
 
 
 def _kernel_request_limit() -> float:

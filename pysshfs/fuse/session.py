@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from pysshfs.fuse.mountpoint import Place
     from pysshfs.fuse.requests import Policy
-    from pysshfs.vfs.filesystem import Filesystem
+    from pysshfs.vfs.filesystem import Filesystem, Forgotten
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,9 @@ class FuseSession:
 
     def __init__(self, filesystem: Filesystem, policy: Policy) -> None:
         self.requests = Requests(policy)
+        self.requests.tracing.path_of = filesystem.path_of
+        if self.requests.tracing.is_logged:
+            filesystem.server.on_sent = self.requests.tracing.sent
         self._operations = Operations(filesystem, self.requests)
         self._filesystem = filesystem
         self._place: Place | None = None
@@ -101,6 +104,12 @@ class FuseSession:
         if place.device is None:
             entry = mountinfo.mount_at(os.fsencode(place.path))
         self.connection = entry.minor if entry is not None else None
+
+    async def drop_caches(self) -> Forgotten:
+        """Forget what is cached, here and in the kernel. Ends when the kernel has."""
+        forgotten = self._filesystem.drop_caches()
+        await self._operations.forget_all(forgotten.inodes, forgotten.names)
+        return forgotten
 
     @property
     def answering(self) -> trio.Event:

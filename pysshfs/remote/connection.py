@@ -58,6 +58,7 @@ from pysshfs.remote.link import Link
 from pysshfs.remote.network import NetworkWatch, open_netlink
 from pysshfs.remote.pace import fence, pause, shortest_pause
 from pysshfs.remote.route import Hop, Route, Target
+from pysshfs.remote.session import Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,6 +115,8 @@ class ServerConnection:
         self._route = Route(target, configuration, prompter, password)
         self._connections = connections
         self._link: Link | None = None  # the one that is up, or was the last to be
+        self.traffic = Traffic()
+        self.last_loss: tuple[float, str] | None = None  # the time of day, and why
         self._network: NetworkWatch | None = None
         self._user: Recovering | None = None
         self._loss: ConnectionLostError | None = None
@@ -176,6 +179,10 @@ class ServerConnection:
         silent = max(session.silence() for session in self.sessions)
         return silent if silent > max(_SILENCE_SECONDS, 4 * self.round_trip) else 0.0
 
+    def quiet(self) -> float:
+        """Seconds since anything came from the server, whether anything is due or not."""
+        return min((session.quiet() for session in self.sessions), default=math.inf)
+
     @property
     def outside(self) -> Outside:
         """What a reconnect uses beyond what is in memory."""
@@ -222,7 +229,7 @@ class ServerConnection:
         self._route.forget_passwords()
 
     def _new_link(self) -> Link:
-        return Link(self._bridge, self._route, self._session_lost, self._connections)
+        return Link(self._bridge, self._route, self._session_lost, self._connections, self.traffic)
 
     def _new_watch(self) -> NetworkWatch:
         return NetworkWatch(open_netlink())
@@ -251,6 +258,7 @@ class ServerConnection:
         self._failures = self._failures + 1 if is_short else 0
         self._wanted = False
         self._set_state(State.LOST, reason, logging.WARNING)
+        self.last_loss = self.since, reason
         if self._user is not None:
             self._user.lost(self._loss)
         self._lost.set()

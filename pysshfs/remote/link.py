@@ -42,7 +42,7 @@ from pysshfs.errors import (
 from pysshfs.remote import client
 from pysshfs.remote.explain import explained
 from pysshfs.remote.extra import ExtraSessions
-from pysshfs.remote.session import SftpSession, words_of
+from pysshfs.remote.session import SftpSession, Traffic, words_of
 
 if TYPE_CHECKING:
     from asyncio.trsock import TransportSocket
@@ -84,10 +84,15 @@ class Link:
         route: Route,
         on_lost: Callable[[Link, Exception], None],
         connections: int = 1,
+        traffic: Traffic | None = None,
     ) -> None:
-        """`connections`: how many there may be, `extra` ones included."""
+        """`connections`: how many there may be, `extra` ones included. `traffic` counts what goes
+        over all of them."""
+        self._traffic = traffic
         self.session: SftpSession | None = None
-        self.extra = ExtraSessions(self, lambda: Link(bridge, route, on_lost), connections)
+        self.extra = ExtraSessions(
+            self, lambda: Link(bridge, route, on_lost, traffic=traffic), connections
+        )
         self.server_version = ""
         self.cipher = ""
         self.extensions: dict[bytes, bytes] = {}
@@ -191,7 +196,12 @@ class Link:
         last = self._hops[-1]
         server = self._route.target.sftp_server
         is_command = "/" in server
-        session = SftpSession(on_lost, self._bridge.before_waiting, self._bridge.in_a_while)
+        session = SftpSession(
+            on_lost,
+            self._bridge.before_waiting,
+            self._bridge.in_a_while,
+            traffic=self._traffic,
+        )
         try:
             channel, _ = await self._bridge.call(
                 last.create_session(

@@ -67,6 +67,15 @@ def _joined(messages: list[bytes]) -> Iterator[bytes]:
         yield run[0] if len(run) == 1 else b"".join(run)
 
 
+class Traffic:
+    """What went over all the sessions of a mount, past ones included: messages, and their bytes."""
+
+    __slots__ = ("bytes_received", "bytes_sent", "requests_sent")
+
+    def __init__(self) -> None:
+        self.requests_sent = self.bytes_sent = self.bytes_received = 0
+
+
 class SftpSession(asyncssh.SSHClientSession[bytes]):
     """Made by `remote/link.py` for each channel."""
 
@@ -76,8 +85,10 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         soon: Callable[[Callable[[], bool]], None] = _now,
         later: Callable[[Callable[[], bool]], None] = _now,
         clock: Callable[[], float] = time.monotonic,
+        traffic: Traffic | None = None,
     ) -> None:
         self._on_lost = on_lost
+        self._traffic = traffic or Traffic()
         self._soon = soon  # `Bridge.before_waiting`
         self._later = later  # `Bridge.in_a_while`
         self._outgoing: list[bytes] = []
@@ -112,6 +123,10 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         """Seconds since the oldest unanswered request was sent; 0 when there is none."""
         first = next(iter(self._pending.values()), None)
         return self._clock() - first.sent_at if first else 0.0
+
+    def quiet(self) -> float:
+        """Seconds since anything was received, whether anything is due or not."""
+        return self._clock() - self._received_at
 
     def silence(self) -> float:
         """Seconds for which an answer has been due and nothing was received; 0 when none is."""
@@ -187,6 +202,7 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
             kind, reply, expected, parse, at_eof, closes_late, self._clock()
         )
         self.requests_sent += 1
+        self._traffic.requests_sent += 1
         return reply
 
     def _abandon(self, request_id: int) -> None:
@@ -207,6 +223,7 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
             return
         self._outgoing.append(data)
         self.bytes_sent += len(data)
+        self._traffic.bytes_sent += len(data)
         if self._is_due:
             return
         if not (lazily or self.is_unhurried):
@@ -259,6 +276,7 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
             self._log_stderr(data)
             return
         self.bytes_received += len(data)
+        self._traffic.bytes_received += len(data)
         self._now = self._clock()
         if self._lost is not None:
             return

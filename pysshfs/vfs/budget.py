@@ -22,13 +22,15 @@ NAME_BYTES: Final = 210
 
 
 class Share:
-    """Bytes that one kind of buffer or cache may hold, and holds."""
+    """Bytes that one kind of buffer or cache may hold, and holds; and, where somebody counts it,
+    how often what a program asked for was there."""
 
-    __slots__ = ("held", "most")
+    __slots__ = ("held", "hits", "misses", "most")
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.held = 0
+        self.hits = self.misses = 0
 
     def has_room(self, count: int) -> bool:
         return self.held + count <= self.most

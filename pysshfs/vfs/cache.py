@@ -205,6 +205,10 @@ class MetadataCache:
         self._lately_absent.pop((parent, name), None)
         self.names.add(parent, name)
 
+    def absent_names(self) -> list[tuple[int, bytes]]:
+        """Directory and name of those that are known to be absent."""
+        return list(self._absent)
+
     # --- listings ---------------------------------------------------------------------------
 
     def listing(self, number: int) -> CachedListing | None:

@@ -75,6 +75,8 @@ class Calls:
         self.on_demand: Callable[[], None] = lambda: None
         # A file was opened again (`reopen.reopened`); whether it still is the same file.
         self.on_reopened: reopen.Check = lambda _inode, _found: None
+        # Told of each call that is sent, and who waits for it; for the trace.
+        self.on_sent: Callable[[caller.Caller | None, str], None] | None = None
         # The session is gone; called before anything else is done about it.
         self.on_lost: Callable[[], None] = lambda: None
         # There is no hope: whoever waits for data to be delivered must hear of it.
@@ -184,6 +186,8 @@ class Calls:
         call.sent = True
         if call.caller is not None:
             call.caller.committed = True
+        if self.on_sent is not None:
+            self.on_sent(call.caller or caller.current.get(), call.method)
         if call.doubt is not None:
             call.doubt.since = time.time()
         inner = remote.unhurried(call.send_on) if call.is_unhurried else call.send_on(remote)

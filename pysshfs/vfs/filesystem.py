@@ -62,6 +62,13 @@ class WriteReply(NamedTuple):
     offset_moved: bool
 
 
+class Forgotten(NamedTuple):
+    """What the kernel was told and is to forget: inodes, and names in a directory."""
+
+    inodes: list[int]
+    names: list[tuple[int, bytes]]
+
+
 class Filesystem:
     """One mounted tree."""
 
@@ -135,6 +142,30 @@ class Filesystem:
         self.tree.writebacks.push_all()
         self.server.end(ConnectionLostError(reason))
         self._salvage.finish()
+
+    # --- what is known ----------------------------------------------------------------------
+
+    def path_of(self, number: int) -> bytes | None:
+        """Relative to the mount, b"" for its root; None for what the kernel should not know, or
+        has no name any more."""
+        try:
+            return self.tree.inodes.get(number).path()
+        except FilesystemError:
+            return None
+
+    def drop_caches(self) -> Forgotten:
+        """Forget what may be asked again: metadata, listings, what was opened or read ahead. What
+        programs wrote stays, and so does what they have open. Returns what the kernel was told."""
+        tree = self.tree
+        known = tree.inodes.known_to_the_kernel()
+        names = [(each.parent.number, each.name) for each in known if each.parent is not None]
+        names += tree.cache.absent_names()
+        tree.files_ahead.clear()
+        for inode in known:
+            inode.drop_read_ahead()
+            inode.expected = None
+        tree.forget_replies()
+        return Forgotten([inode.number for inode in known], names)
 
     # --- handles ----------------------------------------------------------------------------
 
@@ -359,6 +390,8 @@ class Filesystem:
             "unreported_failures": self.tree.promises.unreported,
             "cache_hits": self.tree.cache.hits,
             "cache_misses": self.tree.cache.misses,
+            "read_hits": budget.read_ahead.hits,
+            "read_misses": budget.read_ahead.misses,
             "listed_ahead": self.tree.walk.fetched,
             "listed_in_vain": self.tree.walk.wasted,
             "opened_ahead": self.tree.files_ahead.fetched,

@@ -191,6 +191,9 @@ class InodeTable:
             raise FilesystemError(errno.ESTALE, f"no inode {number}")
         return inode
 
+    def known_to_the_kernel(self) -> list[Inode]:
+        return [inode for inode in self._by_number.values() if inode.lookups or inode is self.root]
+
     def child(self, parent: Inode, name: bytes) -> Inode | None:
         return self._by_name.get((parent.number, name))
 

@@ -136,9 +136,14 @@ class FileReader:
             self._window = 0
             self.discard()
             self._expected = offset + length
+            self._budget.misses += 1
             return await self._fetch(offset, length)
         blocks = self._blocks_for(offset, length)
         self._goes_on(blocks, offset, length)
+        if all(block.data.done for block in blocks):
+            self._budget.hits += 1
+        else:
+            self._budget.misses += 1
         data = await self._gather(blocks, offset, length)
         self._drop_before(offset)
         return data
@@ -176,6 +181,7 @@ class FileReader:
         self._goes_on(blocks, offset, length)
         data = self._joined(blocks, offset, length)
         self._drop_before(offset)
+        self._budget.hits += 1
         return data
 
     def _goes_on(self, blocks: list[_Block], offset: int, length: int) -> None:

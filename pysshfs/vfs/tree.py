@@ -91,6 +91,11 @@ class Tree:
         self._fetching: dict[int, _Fetch] = {}
         self.moves = Moves()
 
+    def forget_replies(self) -> None:
+        """What the server said until now, or was asked, is not to be relied on any more."""
+        self.cache.clear()
+        self._fetching.clear()
+
     # --- changes ----------------------------------------------------------------------------
 
     def changed(self, inode: Inode) -> None:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pysshfs.cli.exitcodes import ExitCode
+from pysshfs.cli.ctl_codes import CtlCode
 from tests.support import procs
-from tests.support.commands import Workspace, wait_until
+from tests.support.commands import Workspace, one_line, wait_until
 from tests.support.sshd import Sshd
 
 if TYPE_CHECKING:
@@ -91,10 +91,11 @@ def test_what_is_not_delivered_can_be_waited_for_and_left(
         for command in ("flush", "umount"):
             waiting = work.terminal([*_CTL, command, place])
             waiting.expect("pysshfsctl: 4,096 bytes are not delivered yet")
-            waiting.expect("\n")
+            waiting.expect("pysshfsctl: 4,096 bytes to deliver, 0.0 MB/s")
             waiting.send("\x03")
-            assert waiting.wait() == ExitCode.INTERRUPTED
-            said = waiting.output.replace("^C", "").strip()
+            assert waiting.wait() == CtlCode.INTERRUPTED
+            # The line of the progress is wiped out, and nothing of it stays.
+            said = waiting.output.rpartition("\r\x1b[K")[2].replace("^C", "").strip()
             assert said.startswith(f"pysshfsctl: {place}: interrupted: 4,096 bytes are not")
             assert "\n" not in said
             assert work.entry() is not None and procs.is_alive(daemon)
@@ -103,11 +104,11 @@ def test_what_is_not_delivered_can_be_waited_for_and_left(
         assert time.monotonic() - began < 2  # with the start of the interpreter on a busy machine
         (state,) = json.loads(shown.stdout)
         assert state["unacknowledged_bytes"] == 4096 and state["undelivered"] == []
-    assert work.ctl("flush", place).returncode == ExitCode.OK
+    assert work.ctl("flush", place).returncode == CtlCode.OK
     assert (remote / "new").stat().st_size == 4096
     wait_until("nothing is buffered", lambda: not work.status()["unacknowledged_bytes"])
     assert writer.close() == 0
-    assert work.ctl("umount", place).returncode == ExitCode.OK
+    assert work.ctl("umount", place).returncode == CtlCode.OK
 
 
 def test_flush_of_a_stopped_daemon(work: Workspace, own_server: Sshd, remote: Path) -> None:
@@ -115,7 +116,9 @@ def test_flush_of_a_stopped_daemon(work: Workspace, own_server: Sshd, remote: Pa
     os.kill(daemon, signal.SIGSTOP)
     try:
         result = work.ctl("flush", str(work.mountpoint))
-        assert result.returncode == ExitCode.FAILURE
-        assert result.stderr == f"pysshfsctl: {work.mountpoint}: the daemon does not answer\n"
+        assert result.returncode == CtlCode.NOT_ANSWERING
+        assert one_line(result.stderr).startswith(
+            f"{work.mountpoint}: the daemon does not answer: process {daemon} is stopped"
+        )
     finally:
         os.kill(daemon, signal.SIGCONT)

@@ -67,7 +67,7 @@ def kill(work: Workspace, daemon: int) -> None:
     assert entry is not None
     os.kill(daemon, signal.SIGKILL)
     wait_ended(daemon)
-    socket_path(entry.minor, mountinfo.owner(entry)).unlink()
+    os.unlink(socket_path(entry.minor, mountinfo.owner(entry)))
 
 
 def places_of(pid: str) -> dict[bytes, mountinfo.MountEntry]:

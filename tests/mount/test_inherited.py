@@ -8,6 +8,7 @@ import pwd
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,7 +29,6 @@ from tests.support.rights import Rights, rights_of_all
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Sequence
-    from pathlib import Path
 
     from tests.support.sshd import Sshd
 
@@ -92,7 +92,7 @@ def test_it_works_with_no_privilege_left(work: Workspace, server: Sshd, remote: 
     assert (state["pid"], state["mountpoint"]) == (daemon, str(work.mountpoint))
     entry = work.entry()
     assert entry is not None
-    socket = socket_path(entry.minor, 0)
+    socket = Path(socket_path(entry.minor, 0))
     assert socket.exists()
     os.kill(daemon, signal.SIGTERM)
     wait_ended(daemon)

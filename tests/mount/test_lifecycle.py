@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pysshfs.cli import ctl, logs
+from pysshfs.cli import ctl, ctl_umount, logs
+from pysshfs.cli.ctl_codes import CtlCode
 from pysshfs.cli.exitcodes import ExitCode
 from pysshfs.fuse import mountinfo, mountpoint
 from tests.mount import test_inherited
@@ -169,7 +170,7 @@ def test_an_abort_leaves_the_mount_dead(work: Workspace, server: Sshd, remote: P
     failed = work.run(["ls", str(work.mountpoint)])
     assert failed.returncode != 0 and "not connected" in failed.stderr
     dead = work.ctl("status", str(work.mountpoint))
-    assert dead.returncode == 0 and "dead" in dead.stdout
+    assert dead.returncode == CtlCode.NOT_ANSWERING and "dead" in dead.stdout
     assert work.ctl("umount", str(work.mountpoint)).returncode == 0
     assert work.entry() is None
 
@@ -295,7 +296,7 @@ def test_status_of_a_stopped_daemon_is_prompt(work: Workspace, server: Sshd, rem
             between = time.monotonic()
             shown = work.ctl("status", "--json", str(work.mountpoint))
             times.append(time.monotonic() - between - (between - started))
-            assert plain.returncode == 0 and shown.returncode == 0
+            assert plain.returncode == 0 and shown.returncode == CtlCode.NOT_ANSWERING
         (state,) = json.loads(shown.stdout)
         assert state["answers"] is False and "does not answer" in state["reason"]
         # Two hundred milliseconds after its start, and what loading the rest takes.
@@ -307,7 +308,7 @@ def test_status_of_a_stopped_daemon_is_prompt(work: Workspace, server: Sshd, rem
 @pytest.mark.parametrize("command", ["status", "umount"])
 def test_what_is_no_mount_of_ours(work: Workspace, command: str) -> None:
     for place in (str(work.mountpoint), "/proc", "/nonexistent/place"):
-        refused(work.ctl(command, place), ExitCode.MOUNTPOINT, "no pysshfs mount")
+        refused(work.ctl(command, place), CtlCode.NO_MOUNT, "no pysshfs mount")
 
 
 @pytest.mark.parametrize(
@@ -315,7 +316,7 @@ def test_what_is_no_mount_of_ours(work: Workspace, command: str) -> None:
 )
 def test_a_wrong_command_line(work: Workspace, words: list[str]) -> None:
     result = work.ctl(*words)
-    assert result.returncode == ExitCode.USAGE
+    assert result.returncode == CtlCode.USAGE
     assert result.stdout == "" and result.stderr.startswith("usage: ")
 
 
@@ -339,15 +340,17 @@ def test_umount_waits_for_the_daemon_and_says_when_it_does_not_end(
     (entry,) = mountinfo.parse_mountinfo(b"1 2 0:3 / /mnt rw - fuse.pysshfs x rw,user_id=0")
     process = subprocess.Popen(["sleep", "0.6"])
     try:
-        monkeypatch.setattr(ctl, "_mount_of", lambda _: entry)
-        monkeypatch.setattr(ctl, "unmount", lambda _: None)
-        monkeypatch.setattr(ctl, "ask", lambda *_: {"pid": process.pid})
-        monkeypatch.setattr(ctl, "_FLUSH_SECONDS", patience)
+        monkeypatch.setattr(ctl_umount, "mount_of", lambda _: entry)
+        monkeypatch.setattr(ctl_umount, "unmount", lambda *_, **__: None)
+        monkeypatch.setattr(ctl_umount, "deliver", lambda *_: {})
+        monkeypatch.setattr(ctl_umount, "_daemon", lambda _: os.pidfd_open(process.pid))
+        monkeypatch.setattr(ctl_umount, "FLUSH_SECONDS", patience)
+        monkeypatch.setattr(os, "chdir", lambda _: None)
         code = ctl.main(["umount", "/mnt"])
         if patience > 1:
-            assert code == ExitCode.OK and process.poll() is not None
+            assert code == CtlCode.OK and process.poll() is not None
         else:
-            assert code == ExitCode.FAILURE and process.poll() is None
+            assert code == CtlCode.FAILURE and process.poll() is None
             assert "does not end" in one_line(capsys.readouterr().err)
     finally:
         process.kill()
@@ -425,7 +428,7 @@ def test_umount_of_a_busy_mount_is_refused(work: Workspace, server: Sshd, remote
     writer = hold_open(work, "new", 4096)
     try:
         result = work.ctl("umount", str(work.mountpoint))
-        refused(result, ExitCode.FAILURE, str(work.mountpoint), "busy")
+        refused(result, CtlCode.BUSY, str(work.mountpoint), "busy")
         assert work.entry() is not None and procs.is_alive(daemon)
         # What was written has been delivered all the same.
         assert (remote / "new").stat().st_size == 4096
@@ -439,14 +442,19 @@ def test_another_users_mount_is_not_to_be_touched(
     work.directory.chmod(0o755)
     options = [*server.options(), "allow_other,default_permissions"]
     daemon = work.mounted(server.source(remote), *options)
-    shown = work.ctl("status", str(work.mountpoint), prefix=as_ordinary_user())
-    assert shown.returncode == 0 and "another user's mount" in shown.stdout
-    assert f"pid {daemon}" not in shown.stdout
+    for command in ("status", "watch", "trace", "flush", "abort", "drop-caches", "umount"):
+        result = work.ctl(command, str(work.mountpoint), prefix=as_ordinary_user())
+        refused(result, CtlCode.NOT_PERMITTED, str(work.mountpoint), "another user's mount (uid 0)")
     everything = work.ctl("status", prefix=as_ordinary_user())
     assert str(work.mountpoint) not in everything.stdout
-    result = work.ctl("umount", str(work.mountpoint), prefix=as_ordinary_user())
-    refused(result, ExitCode.FAILURE, str(work.mountpoint))
-    assert work.listing() == ["file"]
+    entry = work.entry()
+    assert entry is not None
+    for name in ("waiting", "abort"):  # nor by hand
+        file = f"{mountinfo.CONNECTIONS}/{entry.minor}/{name}"
+        argv = ["sh", "-c", 'echo 1 > "$0"' if name == "abort" else 'cat "$0"', file]
+        without_rights = as_ordinary_user()[:4]
+        assert "denied" in work.run([*without_rights, *argv]).stderr
+    assert work.listing() == ["file"] and procs.is_alive(daemon)
 
 
 def test_the_control_socket_is_private_and_goes_with_the_daemon(

@@ -146,7 +146,7 @@ def test_another_users_mount(work: Workspace, server: Sshd, remote: Path, user: 
     assert entry is not None
     os.kill(daemon, signal.SIGKILL)
     wait_ended(daemon)
-    socket_path(entry.minor, ORDINARY).unlink()
+    os.unlink(socket_path(entry.minor, ORDINARY))
     work.mounted(source, *server.options(), "log_level=error")  # cleans up, without a word here
     refused(work.run([*user, *again]), ExitCode.MOUNTPOINT, source, "Permission denied")
     assert len(mounts_there(work)) == 1

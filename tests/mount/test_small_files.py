@@ -62,7 +62,7 @@ def _expected(served: Path) -> str:
 def test_the_kernel_asks_for_hardly_anything_of_small_files(server: Sshd, served: Path) -> None:
     with Mount(server.source(served), *server.options(), "debug") as mount:
         assert mount.run([sys.executable, "-I", "-c", _READ]).stdout == _expected(served)
-        asked = Counter(re.findall(r"trace: \d+ (\w+) inode", mount.log()))
+        asked = Counter(re.findall(r"trace: \d+ answered (\w+) ", mount.log()))
     assert asked["open"] == _FILES
     assert asked["read"] <= 5  # before the pattern was seen
     assert asked["getattr"] <= 10

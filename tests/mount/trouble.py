@@ -153,7 +153,7 @@ class Belongings:
 
 def socket_of(mount: Mount) -> Path:
     """The daemon's socket, which is opened a moment after the mount is there."""
-    path = socket_path(mount.connection, os.geteuid())
+    path = Path(socket_path(mount.connection, os.geteuid()))
     wait_until("the control socket", path.exists, 5)
     return path
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
+    from pysshfs.cli.ctl_codes import CtlCode
     from pysshfs.cli.exitcodes import ExitCode
     from pysshfs.fuse.mountinfo import MountEntry
     from tests.support.sshd import Sshd
@@ -70,7 +71,7 @@ def one_line(text: str) -> str:
     return message
 
 
-def refused(result: subprocess.CompletedProcess[str], code: ExitCode, *words: str) -> str:
+def refused(result: subprocess.CompletedProcess[str], code: ExitCode | CtlCode, *words: str) -> str:
     """The one line with which a command ended with `code`; every one of `words` is in it."""
     assert result.returncode == code, (result.returncode, result.stderr)
     assert result.stdout == ""

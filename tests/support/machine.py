@@ -233,7 +233,8 @@ class Machine(Workspace):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         for path in sockets:
-            path.unlink(missing_ok=True)  # the number will be another mount's
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)  # the number will be another mount's
         self._release()
         super().__exit__(kind, exc, trace)
 

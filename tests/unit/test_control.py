@@ -1,4 +1,4 @@
-"""The control socket: what the daemon answers, and what `pysshfsctl` makes of the answer."""
+"""The daemon's end of the control socket: what it answers, and to whom."""
 
 from __future__ import annotations
 
@@ -6,32 +6,36 @@ import contextlib
 import enum
 import errno
 import json
+import logging
 import os
-import socket
-import threading
 import time
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
 import trio
+import trio.testing
 
-from pysshfs.cli import ctl
-from pysshfs.cli.control_client import ask
+from pysshfs.cli import control_client, control_server
+from pysshfs.cli.control_client import MOST_QUESTION, PROTOCOL
 from pysshfs.cli.control_server import ControlServer
-from pysshfs.cli.exitcodes import ExitCode
-from pysshfs.cli.status_text import rendered
 from pysshfs.errors import ConnectionLostError, FilesystemError
 from pysshfs.fuse import mountinfo
+from pysshfs.fuse.tracing import Tracing
+from pysshfs.remote.session import Traffic
+from pysshfs.vfs.filesystem import Forgotten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from pysshfs.fuse.mountinfo import MountEntry
+    from pysshfs.fuse.requests import Request
     from pysshfs.fuse.session import FuseSession
     from pysshfs.remote.session import SftpSession
     from pysshfs.vfs.filesystem import Filesystem
+
+OK: Final = {"protocol": PROTOCOL, "ok": True}
+NOT_DELIVERED: Final = {"protocol": PROTOCOL, "code": "not-delivered"}
 
 
 class State(enum.Enum):
@@ -50,12 +54,17 @@ class FakeConnection:
         self.cipher = "aes128-gcm@openssh.com"
         self.extensions = {b"limits@openssh.com": b"1"}
         self.sessions: list[SftpSession] = []
-        self.silent = 42.5
+        self.traffic = Traffic()
+        self.last_loss: tuple[float, str] | None = (990.0, "connection reset")
+        self.silent = self.quiet_for = 42.5
         self.asked: list[str] = []
         self.refusal: Exception | None = None
 
     def silence(self) -> float:
         return self.silent
+
+    def quiet(self) -> float:
+        return self.quiet_for
 
     def reconnect_now(self, reason: str) -> None:
         if self.refusal is not None:
@@ -96,12 +105,16 @@ class Daemon:
     def __init__(self) -> None:
         self.connection = FakeConnection()
         self.filesystem = FakeFilesystem()
+        self.tracing = Tracing()
         self.requests = SimpleNamespace(
             served=100, answered_at_once=40, interrupts_seen=3, interrupts_honoured=2,
-            interrupted_in_flight=1, active=[],
+            interrupted_in_flight=1, active=[], tracing=self.tracing, stalled=lambda: 0.0,
         )  # fmt: skip
+        self.forgotten = Forgotten([1, 2, 3], [(1, b"name")])
         self.saved = ["/home/u/.local/state/pysshfs/undelivered/20261120T132501Z-1-%2Fa.data"]
-        session = SimpleNamespace(requests=self.requests, negotiated={}, connection=7)
+        session = SimpleNamespace(
+            requests=self.requests, negotiated={}, connection=7, drop_caches=self._drop_caches
+        )
         self._server = ControlServer(
             "me@host:dir",
             "/mnt",
@@ -110,6 +123,13 @@ class Daemon:
             self.connection,
             lambda: self.saved,
         )
+
+    async def _drop_caches(self) -> Forgotten:
+        await trio.sleep(self.filesystem.delivering)
+        return self.forgotten
+
+    def close(self) -> None:
+        self._server.close()
 
     @contextlib.contextmanager
     def asking(self, nursery: trio.Nursery) -> Iterator[trio.SocketStream]:
@@ -131,20 +151,29 @@ class Daemon:
         return await self.ask(json.dumps({"command": command}).encode() + b"\n")
 
 
-# --- the daemon's end ---------------------------------------------------------------------------
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    made = Daemon()
+    yield made
+    made.close()
 
 
 class TestAnswers:
-    async def test_status(self) -> None:
-        daemon = Daemon()
+    async def test_status(self, daemon: Daemon) -> None:
         started = time.monotonic() - 12.0
         daemon.requests.active = [
-            SimpleNamespace(operation="write", inode=9, tid=4711, started=started)
+            SimpleNamespace(
+                operation="write", inode=9, tid=4711, uid=1000, started=started, args=(3, 0, b"x")
+            )
         ]
+        daemon.tracing.path_of = {9: b"dir/file"}.get
         found = await daemon.command("status")
         (request,) = found.pop("requests")
         assert 12 <= request.pop("seconds") < 60
-        assert request == {"operation": "write", "inode": 9, "pid": 4711}
+        assert request == {
+            "operation": "write", "inode": 9, "path": "dir/file", "new_path": None, "pid": 4711,
+            "uid": 1000,
+        }  # fmt: skip
         expected = {
             "pid": os.getpid(),
             "state": "waiting",
@@ -156,12 +185,12 @@ class TestAnswers:
             "unacknowledged_bytes": 4096,
             "undelivered": daemon.saved,
             "interrupted_in_flight": 1,
+            "last_error": {"at": 990.0, "text": "connection reset"},
         }
         assert {name: found[name] for name in expected} == expected
 
     @pytest.mark.parametrize("unknown", [None, float("inf"), float("nan")])
-    async def test_what_is_not_known_is_null(self, unknown: float | None) -> None:
-        daemon = Daemon()
+    async def test_what_is_not_known_is_null(self, daemon: Daemon, unknown: float | None) -> None:
         daemon.connection.round_trip = unknown
         if unknown is not None:
             daemon.connection.silent = unknown
@@ -169,24 +198,25 @@ class TestAnswers:
         assert found["round_trip_ms"] is None
         assert found["silent_seconds"] == (42.5 if unknown is None else None)
 
-    async def test_reconnect(self) -> None:
-        daemon = Daemon()
-        assert await daemon.command("reconnect") == {"ok": True}
+    async def test_reconnect(self, daemon: Daemon) -> None:
+        assert await daemon.command("reconnect") == OK
         assert daemon.connection.asked == ["asked for by pysshfsctl"]
         daemon.connection.refusal = ConnectionLostError("unmounting")
-        assert await daemon.command("reconnect") == {"error": str(daemon.connection.refusal)}
+        assert await daemon.command("reconnect") == {
+            **{"protocol": PROTOCOL, "code": "failed", "error": str(daemon.connection.refusal)}
+        }
 
     @pytest.mark.parametrize("seconds", [0.0, 50.0])
-    async def test_flush_is_answered_when_all_is_delivered(self, seconds: float) -> None:
-        daemon = Daemon()
+    async def test_flush_is_answered_when_all_is_delivered(
+        self, daemon: Daemon, seconds: float
+    ) -> None:
         daemon.filesystem.delivering = seconds
         began = trio.current_time()
-        assert await daemon.command("flush") == {"ok": True}
+        assert await daemon.command("flush") == OK
         assert trio.current_time() - began == pytest.approx(seconds)
         assert daemon.filesystem.flushes == ["begun", "done"]
 
-    async def test_flush_ends_with_who_asked_for_it(self) -> None:
-        daemon = Daemon()
+    async def test_flush_ends_with_who_asked_for_it(self, daemon: Daemon) -> None:
         daemon.filesystem.delivering = float("inf")
         began = trio.current_time()
         async with trio.open_nursery() as nursery:
@@ -197,420 +227,243 @@ class TestAnswers:
         assert daemon.filesystem.flushes == ["begun", "cancelled"]
         assert trio.current_time() - began == pytest.approx(20)
 
-    async def test_flush_that_fails(self) -> None:
-        daemon = Daemon()
+    async def test_flush_that_fails(self, daemon: Daemon) -> None:
         daemon.filesystem.refusal = ConnectionLostError("given up")
-        assert await daemon.command("flush") == {"error": str(daemon.filesystem.refusal)}
+        assert await daemon.command("flush") == {
+            **NOT_DELIVERED,
+            "error": str(daemon.filesystem.refusal),
+        }
 
-    async def test_flush_tells_what_was_promised_in_vain(self) -> None:
-        daemon = Daemon()
+    async def test_flush_tells_what_was_promised_in_vain(self, daemon: Daemon) -> None:
         daemon.filesystem.broken = FilesystemError(errno.EACCES, "made/more")
-        assert await daemon.command("flush") == {"error": str(daemon.filesystem.broken)}
+        assert await daemon.command("flush") == {
+            **NOT_DELIVERED,
+            "error": str(daemon.filesystem.broken),
+        }
+
+    async def test_caches_are_dropped(self, daemon: Daemon) -> None:
+        assert await daemon.command("drop-caches") == {**OK, "inodes": 3, "names": 1}
 
     @pytest.mark.parametrize(
-        "question", [b"{}\n", b"status\n", b"[]\n", b'{"command": "nonsense"}\n', b"x" * 4096]
+        ("question", "code"),
+        [
+            (b"{}\n", "malformed"),
+            (b"status\n", "malformed"),
+            (b"[]\n", "malformed"),
+            (b'{"command": ["status"]}\n', "malformed"),
+            (b"\xff\n", "malformed"),
+            (b"[" * MOST_QUESTION, "malformed"),
+            (b'{"command": "nonsense"}\n', "unknown-command"),
+            (b'{"command": "status", "protocol": 2}\n', "protocol"),
+            (b'{"command": "trace", "pid": "1"}\n', "bad-argument"),
+            (b'{"command": "trace", "pid": true}\n', "bad-argument"),
+            (b'{"command": "trace", "operations": [1]}\n', "bad-argument"),
+        ],
     )
-    async def test_what_is_not_understood(self, question: bytes) -> None:
-        assert list(await Daemon().ask(question)) == ["error"]
+    async def test_what_is_not_understood(self, daemon: Daemon, question: bytes, code: str) -> None:
+        found = await daemon.ask(question)
+        assert found.pop("error") and found == {"protocol": PROTOCOL, "code": code}
 
-    async def test_who_says_nothing_is_not_waited_for(self) -> None:
+    async def test_a_mistake_of_ours_ends_nothing(
+        self, daemon: Daemon, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        daemon.filesystem.refusal = ValueError("a mistake")
+        assert (await daemon.command("flush"))["code"] == "failed"
+        assert "a mistake" in caplog.text
+        assert (await daemon.command("status"))["pid"] == os.getpid()
+
+    async def test_who_asks_too_much_is_cut_off(self, daemon: Daemon) -> None:
+        """A line without an end is read no further than a question may be long."""
+        async with trio.open_nursery() as nursery:
+            with daemon.asking(nursery) as stream:
+                await stream.send_all(b"x" * (MOST_QUESTION + 100))
+                assert b"malformed" in await stream.receive_some(4096)
+
+    async def test_who_says_nothing_is_not_waited_for(self, daemon: Daemon) -> None:
         began = trio.current_time()
-        assert "error" in await Daemon().ask(b"")
+        assert "error" in await daemon.ask(b"")
         assert trio.current_time() - began < 10
 
 
-async def test_a_daemon_that_ends_leaves_the_socket_of_the_next_one(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+class TestAskers:
+    async def test_only_so_many_at_once(self, daemon: Daemon) -> None:
+        daemon.filesystem.delivering = float("inf")
+        async with trio.open_nursery() as nursery, contextlib.AsyncExitStack() as stack:
+            for _ in range(control_server._MOST_ASKERS):
+                stream = stack.enter_context(daemon.asking(nursery))
+                await stream.send_all(b'{"command": "flush"}\n')
+            await trio.testing.wait_all_tasks_blocked()
+            assert (await daemon.command("status"))["code"] == "busy"
+        assert (await daemon.command("status"))["pid"] == os.getpid()
+
+    async def test_others_are_refused(
+        self, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(os, "geteuid", lambda: 4242)  # the daemon's user; root may ask
+        if os.getuid() == 0:
+            assert (await daemon.command("status"))["pid"] == os.getpid()
+        monkeypatch.setattr(
+            control_server, "PEER", SimpleNamespace(size=12, unpack=lambda _: (1, 4243, 4243))
+        )
+        assert (await daemon.command("status"))["code"] == "permission"
+
+
+class TestLastError:
+    async def test_the_later_of_what_was_logged_and_the_last_loss(self, daemon: Daemon) -> None:
+        logging.getLogger("pysshfs.some.where").warning("it is %s", "so")
+        last = (await daemon.command("status"))["last_error"]
+        assert last["text"] == "it is so" and abs(last["at"] - time.time()) < 60
+        daemon.connection.last_loss = time.time() + 1, "lost again"
+        assert (await daemon.command("status"))["last_error"]["text"] == "lost again"
+
+    async def test_none(self, daemon: Daemon) -> None:
+        daemon.connection.last_loss = None
+        assert (await daemon.command("status"))["last_error"] is None
+
+
+class TestTraces:
+    """What is told to a tracer that reads, and to one that does not."""
+
+    @contextlib.asynccontextmanager
+    async def tracing(
+        self, daemon: Daemon, **arguments: object
+    ) -> AsyncIterator[trio.SocketStream]:
+        question = {"protocol": PROTOCOL, "command": "trace", **arguments}
+        async with trio.open_nursery() as nursery:
+            with daemon.asking(nursery) as stream:
+                await stream.send_all(json.dumps(question).encode() + b"\n")
+                assert json.loads(await stream.receive_some(4096)) == OK
+                yield stream
+
+    @staticmethod
+    def happens(daemon: Daemon, operation: str, error: int = 0, **more: Any) -> None:
+        request = SimpleNamespace(
+            **{"serial": 1, "operation": operation, "inode": 9, "tid": 4711, "uid": 0, "args": ()},
+            started=time.monotonic(),
+        )
+        for name, value in more.items():
+            setattr(request, name, value)
+        if daemon.tracing.is_on:
+            daemon.tracing.answered(cast("Request", request), error)
+
+    async def test_what_is_told(self, daemon: Daemon) -> None:
+        daemon.tracing.path_of = {1: b"", 9: b"dir"}.get
+        async with self.tracing(daemon) as stream:
+            self.happens(daemon, "unlink", errno.ENOENT, serial=17, args=(9, b"\xff", None))
+            told = json.loads(await stream.receive_some(4096))
+            assert abs(told.pop("at") - time.time()) < 60 and 0 <= told.pop("ms") < 60_000
+            assert told == {
+                "id": 17, "operation": "unlink", "inode": 9, "path": "dir/\udcff",
+                "new_path": None, "offset": None, "length": None, "pid": 4711, "uid": 0,
+                "result": "ENOENT",
+            }  # fmt: skip
+            self.happens(daemon, "rename", args=(1, b"a", 9, b"b", 0, None))
+            told = json.loads(await stream.receive_some(4096))
+            assert (told["path"], told["new_path"], told["result"]) == ("a", "dir/b", "ok")
+            self.happens(daemon, "write", args=(3, 4096, b"12345"))
+            told = json.loads(await stream.receive_some(4096))
+            assert (told["path"], told["offset"], told["length"]) == ("dir", 4096, 5)
+
+    @pytest.mark.parametrize(
+        ("arguments", "wanted"),
+        [
+            ({"operations": ["read", "unlink"]}, {"one", "three"}),
+            ({"errors": True}, {"three"}),
+            ({"path": "/dir/"}, {"two", "three"}),
+            ({"least_ms": 50}, {"two"}),
+            ({"pid": 17}, {"two"}),
+            ({"pid": 17, "errors": True}, set()),
+        ],
+        ids=str,
+    )
+    async def test_filters(
+        self, daemon: Daemon, arguments: dict[str, Any], wanted: set[str]
+    ) -> None:
+        daemon.tracing.path_of = {1: b"dir2", 2: b"dir", 3: b"dir/below"}.get
+        async with self.tracing(daemon, **arguments) as stream:
+            self.happens(daemon, "read", inode=1, args=(1, 0, 0), serial="one")
+            self.happens(
+                daemon, "open", inode=2, serial="two", started=time.monotonic() - 0.1, tid=17
+            )
+            self.happens(daemon, "unlink", 1, args=(3, b"x", None), serial="three")
+            seen = set()
+            with trio.move_on_after(1):
+                while part := await stream.receive_some(65536):
+                    seen |= {json.loads(line)["id"] for line in part.splitlines()}
+        assert seen == wanted
+
+    async def test_who_reads_nothing_costs_a_bounded_amount_and_is_told_what_was_lost(
+        self, daemon: Daemon
+    ) -> None:
+        daemon.tracing.path_of = lambda _: b"x" * 1000
+        count = 20_000
+        async with self.tracing(daemon) as stream:
+            for _ in range(count):
+                self.happens(daemon, "getattr")
+            (tracer,) = daemon.tracing._tracers
+            assert tracer._size <= 1 << 20
+            await trio.testing.wait_all_tasks_blocked()
+            received = bytearray()
+            while b"dropped" not in received:
+                received += await stream.receive_some(65536)
+        *told, last = received.splitlines()
+        assert len(told) + json.loads(last)["dropped"] == count
+        assert 0 < len(told) < 1000
+
+    async def test_who_reads_nothing_for_long_is_given_up(self, daemon: Daemon) -> None:
+        """While somebody traces, nothing is answered on the spot."""
+        daemon.tracing.path_of = lambda _: b"x" * 1000
+        async with self.tracing(daemon):
+            for _ in range(1000):
+                self.happens(daemon, "getattr")
+            await trio.sleep(control_server._UNREAD_SECONDS + 1)
+            assert not daemon.tracing.is_on
+
+    async def test_it_is_on_while_somebody_traces(self, daemon: Daemon) -> None:
+        switched: list[bool] = []
+        daemon.tracing.on_switched = lambda: switched.append(daemon.tracing.is_on)
+        async with self.tracing(daemon):
+            async with self.tracing(daemon):
+                assert (await daemon.command("status"))["traced_by"] == 2
+            await trio.testing.wait_all_tasks_blocked()
+            assert switched == [True] and daemon.tracing.is_on
+        assert switched == [True, False]
+
+    async def test_only_so_many(self, daemon: Daemon) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(control_server._MOST_TRACERS):
+                await stack.enter_async_context(self.tracing(daemon))
+            assert (await daemon.command("trace"))["code"] == "busy"
+
+
+@pytest.fixture
+def sockets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setattr(control_server, "private_directory", lambda _uid: str(tmp_path))
+    return tmp_path
+
+
+async def test_a_daemon_that_ends_leaves_the_socket_of_the_next_one(sockets: Path) -> None:
     """The kernel gives the number of an unmounted connection to the next mount at once."""
-    monkeypatch.setattr("pysshfs.cli.control_server.private_directory", lambda _uid: tmp_path)
     first, second = Daemon()._server, Daemon()._server
     first.open()
     second.open()
     first.close()
-    assert (tmp_path / "7.sock").exists()
+    assert (sockets / "7.sock").exists()
     second.close()
-    assert not (tmp_path / "7.sock").exists()
-
-
-# --- in words -----------------------------------------------------------------------------------
-
-
-def answered(**changes: object) -> dict[str, Any]:
-    state: dict[str, Any] = {
-        **{"source": "me@host:dir", "mountpoint": "/mnt", "answers": True, "waiting": 2},
-        **{"state": "up", "since": 88.0, "reason": "", "mounted_at": 40.0, "pid": 4711},
-        **{"server": "OpenSSH_9.2", "cipher": "aes128-gcm", "round_trip_ms": 1.26},
-        **{"silent_seconds": 0.5, "reconnects": 0, "bytes_received": 1000, "bytes_sent": 2000},
-        **{"sftp_requests": 30, "sftp_in_flight": 1, "requests_served": 20, "requests": []},
-        **{"interrupts_honoured": 2, "interrupted_in_flight": 0, "unacknowledged_bytes": 0},
-        **{"undelivered": [], "inodes": 5, "open_files": 1, "sftp_sessions": 2},
-        **{"cache_bytes": 3000, "cache_size": 1 << 28, "written_bytes": 0, "listings_bytes": 2000},
-        **{"metadata_bytes": 1000, "read_ahead_bytes": 0},
-        "kernel": {
-            "max_background": 512, "congestion_threshold": 384, "max_write": 1 << 20,
-            "max_readahead": 1 << 17,
-        },
-    }  # fmt: skip
-    return {**state, **changes}
-
-
-def lines(state: dict[str, Any]) -> dict[str, list[str]]:
-    """By the word that each begins with."""
-    found: dict[str, list[str]] = {}
-    for line in rendered(state, 100.9).splitlines()[1:]:
-        assert line.startswith("  ") and line[2:15].rstrip() in line
-        found.setdefault(line[2:15].rstrip(), []).append(line[15:])
-    return found
-
-
-class TestWords:
-    def test_up(self) -> None:
-        found = lines(answered())
-        assert found["state"] == ["up for 12 s"]
-        assert found["daemon"] == ["pid 4711, mounted for 60 s"]
-        assert found["link"] == ["round trip 1.3 ms, silent for 0.5 s, reconnected 0 times"]
-        assert found["kernel"] == ["20 requests, 0 being served, 2 interrupted"]
-        assert found["memory"] == [
-            "3,000 of 268,435,456 bytes: 0 not acknowledged, 0 read ahead, 1,000 attributes,"
-            " 2,000 listings"
-        ]
-        assert found["settings"] == [
-            "max_background 512, congestion_threshold 384, writes of 1024 KiB at most,"
-            " kernel's read-ahead 128 KiB"
-        ]
-        assert "serving" not in found and "undelivered" not in found
-
-    def test_down(self) -> None:
-        names = ["/home/u/.local/state/pysshfs/undelivered/a.data", "/b.data"]
-        found = lines(
-            answered(
-                state="waiting", reason="Connection refused", reconnects=1, round_trip_ms=None,
-                silent_seconds=None, unacknowledged_bytes=4096, undelivered=names,
-                server="", cipher="", interrupted_in_flight=1,
-            )
-        )  # fmt: skip
-        assert found["state"] == ["waiting for 12 s (Connection refused)"]
-        assert found["link"] == ["round trip unknown, reconnected 1 time"]
-        assert found["server"] == ["unknown, cipher unknown"]
-        assert found["buffered"] == ["4,096 bytes not acknowledged"]
-        assert found["undelivered"] == names
-        assert found["kernel"][0].endswith("interrupted, 1 of them not yet answered by the server")
-
-    def test_the_oldest_requests_come_first(self) -> None:
-        requests = [
-            {"operation": "read", "inode": 1, "pid": pid, "seconds": float(pid)}
-            for pid in range(1, 11)
-        ]
-        found = lines(answered(requests=requests))
-        assert found["serving"][0] == "read for 10.0 s, pid 10"
-        assert len(found["serving"]) == 9 and found["serving"][-1] == "2 more"
-
-    def test_a_clock_that_was_set_back(self) -> None:
-        assert lines(answered(since=500.0))["state"] == ["up for 0 s"]
-
-
-# --- pysshfsctl ---------------------------------------------------------------------------------
-
-
-class FakeDaemon:
-    """A socket that answers each command with a fixed object, or never."""
-
-    def __init__(self, path: Path) -> None:
-        self.answers: dict[str, dict[str, Any] | None] = {"status": answered()}
-        self.asked: list[str] = []
-        self._silent: list[socket.socket] = []
-        self._listening = socket.socket(socket.AF_UNIX)
-        self._listening.bind(os.fspath(path))
-        self._listening.listen()
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        while True:
-            asker, _ = self._listening.accept()
-            question = asker.makefile("rb").readline()
-            if not question:
-                asker.close()
-                return
-            command = json.loads(question)["command"]
-            answer = self.answers.get(command, {"error": "unknown"})
-            self.asked.append(command)
-            if answer is None:
-                self._silent.append(asker)
-            else:
-                asker.sendall(json.dumps(answer).encode() + b"\n")
-                asker.close()
-
-    def close(self) -> None:
-        with socket.socket(socket.AF_UNIX) as last:
-            last.connect(self._listening.getsockname())
-        self._thread.join(10)
-        for each in (self._listening, *self._silent):
-            each.close()
-
-
-class Ctl:
-    """`pysshfsctl`, on mounts that are none."""
-
-    def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], directory: Path
-    ) -> None:
-        self._capsys = capsys
-        self._daemons: list[FakeDaemon] = []
-        self._entries: list[MountEntry] = []
-        self._directory = directory
-        self.unmounted: list[str] = []
-        monkeypatch.setattr(mountinfo, "mounts", lambda: self._entries)
-        monkeypatch.setattr(mountinfo, "waiting_requests", lambda _: None)
-        monkeypatch.setattr(ctl, "socket_path", lambda number, _: directory / f"{number}.sock")
-        monkeypatch.setattr(ctl, "unmount", self.unmounted.append)
-
-    def mount(self, *, daemon: bool = True) -> FakeDaemon | None:
-        number = len(self._entries)
-        line = f"1 2 0:{number} / /mnt{number} rw - fuse.pysshfs x rw,user_id={os.geteuid()}"
-        self._entries += mountinfo.parse_mountinfo(line.encode())
-        if not daemon:
-            return None
-        self._daemons.append(FakeDaemon(self._directory / f"{number}.sock"))
-        return self._daemons[-1]
-
-    def __call__(self, *words: str) -> tuple[int, str, str]:
-        code = ctl.main(words)
-        said = self._capsys.readouterr()
-        return code, said.out, said.err.removeprefix("pysshfsctl: ")
-
-    def close(self) -> None:
-        for daemon in self._daemons:
-            daemon.close()
-
-
-@pytest.fixture
-def pysshfsctl(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Iterator[Ctl]:
-    made = Ctl(monkeypatch, capsys, tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def daemon(pysshfsctl: Ctl) -> FakeDaemon:
-    made = pysshfsctl.mount()
-    assert made is not None
-    return made
-
-
-@pytest.mark.parametrize("command", ["flush", "reconnect", "umount", "status"])
-def test_no_mount_there(pysshfsctl: Ctl, daemon: FakeDaemon, command: str) -> None:
-    code, out, error = pysshfsctl(command, "/elsewhere")
-    assert (code, out, error) == (ExitCode.MOUNTPOINT, "", "/elsewhere: no pysshfs mount\n")
-    assert daemon.asked == []
-
-
-@pytest.mark.parametrize("words", [("flush",), ("reconnect",), ("reconnect", "-x")], ids=str)
-def test_a_wrong_command_line(pysshfsctl: Ctl, words: tuple[str, ...]) -> None:
-    code, out, error = pysshfsctl(*words)
-    assert code == ExitCode.USAGE and out == ""
-    assert "pysshfsctl flush MOUNTPOINT" in error and "pysshfsctl reconnect MOUNTPOINT" in error
-
-
-class TestReconnect:
-    def test_it_is_asked_for(self, pysshfsctl: Ctl, daemon: FakeDaemon) -> None:
-        daemon.answers["reconnect"] = {"ok": True}
-        assert pysshfsctl("reconnect", "/mnt0") == (ExitCode.OK, "", "")
-        assert daemon.asked == ["reconnect"]
-
-    def test_it_is_refused(self, pysshfsctl: Ctl, daemon: FakeDaemon) -> None:
-        daemon.answers["reconnect"] = {"error": "unmounting"}
-        expected = (ExitCode.FAILURE, "", "/mnt0: unmounting\n")
-        assert pysshfsctl("reconnect", "/mnt0") == expected
-
-    def test_the_daemon_does_not_answer(
-        self, pysshfsctl: Ctl, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(ctl, "_COMMAND_SECONDS", 0.05)
-        daemon.answers["reconnect"] = None
-        expected = (ExitCode.FAILURE, "", "/mnt0: the daemon does not answer\n")
-        assert pysshfsctl("reconnect", "/mnt0") == expected
-
-    def test_there_is_no_daemon(self, pysshfsctl: Ctl) -> None:
-        pysshfsctl.mount(daemon=False)
-        expected = (ExitCode.FAILURE, "", "/mnt0: no daemon: the mount is dead\n")
-        assert pysshfsctl("reconnect", "/mnt0") == expected
-
-
-@pytest.mark.parametrize("command", ["flush", "umount"])
-class TestDelivering:
-    """`flush`, and `umount` before it unmounts."""
-
-    WAITING = "4,096 bytes are not delivered yet; connection waiting for 12 s (Connection refused)"
-
-    @pytest.fixture
-    def waiting(self, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
-        daemon.answers["status"] = answered(
-            state="waiting", reason="Connection refused", since=88.0, unacknowledged_bytes=4096,
-            pid="gone",
-        )  # fmt: skip
-        monkeypatch.setattr(time, "time", lambda: 100.0)
-        return daemon
-
-    def test_with_nothing_to_deliver(
-        self, pysshfsctl: Ctl, daemon: FakeDaemon, command: str
-    ) -> None:
-        daemon.answers["status"] = answered(pid="gone")
-        assert pysshfsctl(command, "/mnt0") == (ExitCode.OK, "", "")
-        assert set(daemon.asked) == {"status"}
-        assert pysshfsctl.unmounted == (["/mnt0"] if command == "umount" else [])
-
-    def test_delivered(self, pysshfsctl: Ctl, waiting: FakeDaemon, command: str) -> None:
-        waiting.answers["flush"] = {"ok": True}
-        assert pysshfsctl(command, "/mnt0") == (ExitCode.OK, "", "")
-        assert "flush" in waiting.asked
-        assert pysshfsctl.unmounted == (["/mnt0"] if command == "umount" else [])
-
-    def test_not_delivered_in_time(
-        self,
-        pysshfsctl: Ctl,
-        waiting: FakeDaemon,
-        command: str,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        monkeypatch.setattr(ctl, "_FLUSH_SECONDS", 0.05)
-        waiting.answers["flush"] = None
-        expected = (ExitCode.FAILURE, "", f"/mnt0: {self.WAITING}\n")
-        assert pysshfsctl(command, "/mnt0") == expected
-        assert pysshfsctl.unmounted == []
-
-    def test_refused(self, pysshfsctl: Ctl, waiting: FakeDaemon, command: str) -> None:
-        waiting.answers["flush"] = {"error": "given up"}
-        expected = (ExitCode.FAILURE, "", f"/mnt0: given up: {self.WAITING}\n")
-        assert pysshfsctl(command, "/mnt0") == expected
-        assert pysshfsctl.unmounted == []
-
-    def test_interrupted(
-        self,
-        pysshfsctl: Ctl,
-        waiting: FakeDaemon,
-        command: str,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        real = ask
-
-        def interrupted(path: Path, command: str, timeout: float) -> dict[str, Any]:
-            if command == "flush":
-                raise KeyboardInterrupt
-            return real(path, command, timeout)
-
-        monkeypatch.setattr(ctl, "ask", interrupted)
-        expected = (ExitCode.INTERRUPTED, "", f"/mnt0: interrupted: {self.WAITING}\n")
-        assert pysshfsctl(command, "/mnt0") == expected
-        assert pysshfsctl.unmounted == []
-
-    def test_the_daemon_falls_silent(
-        self,
-        pysshfsctl: Ctl,
-        waiting: FakeDaemon,
-        command: str,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        real = ask
-
-        def silent(path: Path, command: str, timeout: float) -> dict[str, Any]:
-            if command == "flush":
-                waiting.answers["status"] = None
-                raise TimeoutError
-            return real(path, command, min(timeout, 0.05))
-
-        monkeypatch.setattr(ctl, "ask", silent)
-        code, _, error = pysshfsctl(command, "/mnt0")
-        assert code == ExitCode.FAILURE and pysshfsctl.unmounted == []
-        assert error == f"/mnt0: {self.WAITING}; now the daemon does not answer\n"
-
-    def test_without_a_daemon(self, pysshfsctl: Ctl, command: str) -> None:
-        pysshfsctl.mount(daemon=False)
-        code, _, error = pysshfsctl(command, "/mnt0")
-        if command == "umount":  # a dead mount can only be unmounted
-            assert (code, error, pysshfsctl.unmounted) == (ExitCode.OK, "", ["/mnt0"])
-        else:
-            assert (code, error) == (ExitCode.FAILURE, "/mnt0: no daemon: the mount is dead\n")
-
-
-def test_silent_daemons_are_not_waited_for_one_after_the_other(pysshfsctl: Ctl) -> None:
-    for _ in range(8):
-        daemon = pysshfsctl.mount()
-        assert daemon is not None
-        daemon.answers["status"] = None
-    answering = pysshfsctl.mount()
-    assert answering is not None
-    began = time.monotonic()
-    code, out, _ = pysshfsctl("status", "--json")
-    assert time.monotonic() - began < 4 * ctl._ANSWER_SECONDS
-    assert code == ExitCode.OK
-    states = json.loads(out)
-    assert [state["answers"] for state in states] == [False] * 8 + [True]
-    assert states[0]["reason"] == "the daemon does not answer"
-
-
-# --- without touching the mount -----------------------------------------------------------------
-
-
-class TestPlaces:
-    @pytest.fixture
-    def looked_at(self, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-        found: list[bytes] = []
-
-        def watched(call: Callable[..., Any]) -> Callable[..., Any]:
-            def wrapper(path: Any, *args: Any, **more: Any) -> Any:
-                found.append(os.fsencode(path))
-                return call(path, *args, **more)
-
-            return wrapper
-
-        for name in ("readlink", "lstat", "stat"):
-            monkeypatch.setattr(os, name, watched(getattr(os, name)))
-        return found
-
-    @pytest.fixture
-    def mount(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """A directory that counts as mounted, with a link above it and one inside."""
-        place = tmp_path / "deep" / "mnt"
-        place.mkdir(parents=True)
-        (place / "inside").symlink_to(tmp_path)
-        (tmp_path / "direct").symlink_to(place)
-        (tmp_path / "above").symlink_to("direct/../../deep")
-        (tmp_path / "deep" / "relative").symlink_to("../direct")
-        (tmp_path / "loop").symlink_to("loop")
-        line = b"1 2 0:3 / %b rw - fuse.pysshfs x rw" % os.fsencode(place)
-        monkeypatch.setattr(mountinfo, "mounts", lambda: mountinfo.parse_mountinfo(line))
-        return place
-
-    @pytest.mark.parametrize(
-        ("place", "expected"),
-        [
-            ("deep/mnt", "deep/mnt"),
-            ("deep/mnt/", "deep/mnt"),
-            ("direct", "deep/mnt"),
-            ("deep/relative", "deep/mnt"),
-            ("direct/inside", "deep/mnt/inside"),
-            ("deep/mnt/inside/x", "deep/mnt/inside/x"),
-            ("absent/x", "absent/x"),
-            ("loop", "loop"),
-            ("", ""),
-        ],
-    )
-    def test_links_are_followed_up_to_the_mount(
-        self, tmp_path: Path, mount: Path, looked_at: list[bytes], place: str, expected: str
-    ) -> None:
-        found = mountinfo.absolute(f"{tmp_path}/{place}")
-        assert os.fsdecode(found) == os.path.join(tmp_path, expected).rstrip("/")
-        touched = [path for path in looked_at if path.startswith(os.fsencode(mount))]
-        assert looked_at and touched == []
-
-    def test_dots_in_a_link_go_up_from_where_it_leads(self, tmp_path: Path) -> None:
-        (tmp_path / "a" / "b").mkdir(parents=True)
-        (tmp_path / "c").mkdir()
-        (tmp_path / "link").symlink_to("a/b/../../c")
-        (tmp_path / "absolute").symlink_to(f"{tmp_path}/a/../c")
-        for name in ("link", "absolute"):
-            assert mountinfo.absolute(f"{tmp_path}/{name}") == os.fsencode(tmp_path / "c")
+    assert not (sockets / "7.sock").exists()
+
+
+async def test_sockets_of_killed_daemons_are_removed(
+    sockets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listening, dead, mounted = (control_client.bound(f"{sockets}/{n}.sock") for n in (3, 4, 5))
+    dead.close()
+    mounted.close()
+    (sockets / "other").touch()
+    line = b"1 2 0:5 / /mnt rw - fuse.pysshfs x rw,user_id=0"
+    monkeypatch.setattr(mountinfo, "mounts", lambda: mountinfo.parse_mountinfo(line))
+    daemon = Daemon()
+    daemon._server.open()
+    assert set(os.listdir(sockets)) == {"3.sock", "5.sock", "7.sock", "other"}
+    listening.close()
+    daemon.close()

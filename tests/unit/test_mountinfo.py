@@ -95,7 +95,7 @@ def test_the_later_of_two_mounts_is_the_visible_one(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_control_filesystem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(mountinfo, "CONNECTIONS", tmp_path)
+    monkeypatch.setattr(mountinfo, "CONNECTIONS", str(tmp_path))
     entry = entry_of(LINE)
     assert mountinfo.waiting_requests(entry) is None
     with pytest.raises(OSError, match="abort"):

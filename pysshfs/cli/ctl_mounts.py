@@ -1,0 +1,121 @@
+"""Which mount is meant, whose it is, and where its daemon listens. Never touches a mount.
+
+What is mounted comes from /proc/self/mountinfo. Imports little: `pysshfsctl status` has 200 ms.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+from pysshfs.cli.control_client import socket_path
+from pysshfs.cli.ctl_codes import CtlCode, CtlError
+from pysshfs.fuse import mountinfo
+
+if TYPE_CHECKING:
+    from pysshfs.cli.control_client import Answer
+    from pysshfs.fuse.mountinfo import MountEntry
+
+_MOST_LINKS: Final = 40  # to follow in a path, as the kernel does
+
+#: What makes the control filesystem available.
+MOUNT_CONTROL: Final = f"mount -t fusectl fusectl {mountinfo.CONNECTIONS}"
+
+
+class Silent(CtlError):
+    """The daemon does not answer."""
+
+    def __init__(self, message: str, code: CtlCode = CtlCode.NOT_ANSWERING) -> None:
+        super().__init__(message, code)
+
+
+def socket_of(entry: MountEntry) -> str:
+    """Where its daemon listens: in the directory of the mount's owner, or in ours if that is where
+    there is one: whoever mounted and handed the mount down may be another user."""
+    path = socket_path(entry.minor, mountinfo.owner(entry))
+    ours = socket_path(entry.minor, os.geteuid())
+    return ours if ours != path and os.path.exists(ours) else path
+
+
+def is_ours(entry: MountEntry) -> bool:
+    """By its type, or, when -o subtype= gave it another, by the socket of its daemon."""
+    if mountinfo.is_pysshfs(entry):
+        return True
+    return entry.fstype.startswith("fuse") and os.path.exists(socket_of(entry))
+
+
+def is_permitted(entry: MountEntry) -> bool:
+    """Whether this user may ask its daemon."""
+    mine = os.geteuid()
+    if mine in (0, mountinfo.owner(entry)):
+        return True
+    return socket_of(entry) == socket_path(entry.minor, mine)
+
+
+def all_mounts() -> list[MountEntry]:
+    """Those of this user; for root all."""
+    return [entry for entry in mountinfo.mounts() if is_ours(entry) and is_permitted(entry)]
+
+
+def mount_of(place: str) -> MountEntry:
+    """The mount at this place. Raises CtlError where there is none, or another user's."""
+    entry = mountinfo.mount_at(mountinfo.absolute(place))
+    if entry is None or not is_ours(entry):
+        raise CtlError(f"{place}: no pysshfs mount", CtlCode.NO_MOUNT)
+    if not is_permitted(entry):
+        uid = mountinfo.owner(entry)
+        raise CtlError(f"{place}: another user's mount (uid {uid})", CtlCode.NOT_PERMITTED)
+    return entry
+
+
+def only_mount() -> str:
+    """Where the one mount of this user is. Raises CtlError unless there is exactly one."""
+    found = all_mounts()
+    if len(found) == 1:
+        return os.fsdecode(found[0].mountpoint)
+    how_many = f"there are {len(found)}: say which" if found else "there is none"
+    raise CtlError(f"no mountpoint given, and of pysshfs mounts {how_many}", CtlCode.NO_MOUNT)
+
+
+# --- daemons that do not answer -----------------------------------------------------------------
+
+
+def process_state(pid: int) -> str:
+    """The letter that proc_pid_stat(5) has for it; empty when there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The command's name is in brackets and may itself hold brackets and blanks.
+            return file.read().rpartition(b")")[2].split()[0].decode()
+    except (OSError, IndexError):
+        return ""
+
+
+def is_stopped(pid: int) -> bool:
+    return process_state(pid) in ("T", "t")
+
+
+def silence(error: Exception | None, pid: int | None) -> Silent:
+    """Why there was no answer, as far as that can be told from outside."""
+    if isinstance(error, PermissionError):
+        return Silent("another user's mount", CtlCode.NOT_PERMITTED)
+    if isinstance(error, (FileNotFoundError, ConnectionRefusedError)):
+        return Silent("no daemon: the mount is dead")
+    if pid is None:
+        return Silent("the daemon does not answer")
+    state = process_state(pid)
+    if state in ("T", "t"):
+        how = "is stopped" if state == "T" else "is stopped by a debugger"
+        return Silent(f"the daemon does not answer: process {pid} {how} (kill -CONT {pid})")
+    if state in ("", "Z", "X"):
+        return Silent("no daemon: the mount is dead")
+    if state == "D":
+        return Silent(f"the daemon does not answer: process {pid} waits in the kernel")
+    return Silent(f"the daemon (process {pid}) does not answer")
+
+
+def told(place: str, answer: Answer) -> dict[str, object]:
+    """The answer. Raises `Silent` when there is none."""
+    if answer.told is None:
+        why = silence(answer.error, answer.pid)
+        raise Silent(f"{place}: {why}", why.code)
+    return answer.told
