@@ -69,19 +69,28 @@ def socket_path(connection: int, uid: int) -> str:
     return os.path.join(runtime_directory(uid), f"{connection}.sock")
 
 
-def remove_stale(directory: str, mounted: set[int]) -> None:
-    """Remove the sockets of daemons that were killed. `mounted` are the connections of which there
-    still is a mount: theirs say whose it was."""
+def is_listened_at(path: str) -> bool:
+    """Whether a daemon has this socket. One that was killed leaves it, and the number of its
+    connection may be that of another mount by now."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.setblocking(False)
+        try:
+            asking.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except OSError:
+            pass  # not ours to ask, or too many ask already
+        return True
+
+
+def remove_stale(directory: str) -> None:
+    """Remove the sockets of daemons that were killed."""
     for name in os.listdir(directory):
         number, _, rest = name.partition(".")
-        if not number.isdigit() or rest != "sock" or int(number) in mounted:
-            continue
         path = os.path.join(directory, name)
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as asking:
-            asking.setblocking(False)
-            try:
-                asking.connect(path)
-            except ConnectionRefusedError:  # nobody listens, and nobody is about to: see `bound`
+        # Nobody is about to listen at one either: see `bound`.
+        if number.isdigit() and rest == "sock" and not is_listened_at(path):
+            with contextlib.suppress(OSError):
                 os.unlink(path)
 
 

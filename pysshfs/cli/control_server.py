@@ -36,7 +36,6 @@ from pysshfs.cli.control_client import (
 )
 from pysshfs.cli.control_status import StatusReport, text_of
 from pysshfs.errors import PysshfsError
-from pysshfs.fuse import mountinfo
 from pysshfs.fuse.tracing import Filter, Tracer
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ class ControlServer:
         try:
             directory = private_directory(os.geteuid())
             with contextlib.suppress(OSError):
-                remove_stale(directory, {entry.minor for entry in mountinfo.mounts()})
+                remove_stale(directory)
             self._path = os.path.join(directory, f"{self._session.connection}.sock")
             listening = trio.socket.from_stdlib_socket(bound(self._path))
             self._socket_inode = os.stat(self._path).st_ino

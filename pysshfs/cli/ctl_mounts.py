@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
-from pysshfs.cli.control_client import socket_path
+from pysshfs.cli.control_client import is_listened_at, socket_path
 from pysshfs.cli.ctl_codes import CtlCode, CtlError
 from pysshfs.fuse import mountinfo
 
@@ -34,14 +34,14 @@ def socket_of(entry: MountEntry) -> str:
     there is one: whoever mounted and handed the mount down may be another user."""
     path = socket_path(entry.minor, mountinfo.owner(entry))
     ours = socket_path(entry.minor, os.geteuid())
-    return ours if ours != path and os.path.exists(ours) else path
+    return ours if ours != path and is_listened_at(ours) else path
 
 
 def is_ours(entry: MountEntry) -> bool:
     """By its type, or, when -o subtype= gave it another, by the socket of its daemon."""
     if mountinfo.is_pysshfs(entry):
         return True
-    return entry.fstype.startswith("fuse") and os.path.exists(socket_of(entry))
+    return entry.fstype.startswith("fuse") and is_listened_at(socket_of(entry))
 
 
 def is_permitted(entry: MountEntry) -> bool:

@@ -22,7 +22,6 @@ from pysshfs.cli.ctl_commands import abort
 from pysshfs.cli.ctl_flush import FLUSH_SECONDS, deliver
 from pysshfs.cli.ctl_mounts import Silent, is_stopped, mount_of, socket_of
 from pysshfs.cli.usage import printable
-from pysshfs.fuse import mountinfo
 from pysshfs.fuse.mountpoint import BUSY, unmount
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def run(arguments: Arguments) -> CtlCode:
         if daemon is not None:
             os.close(daemon)
     with contextlib.suppress(OSError):
-        remove_stale(runtime_directory(os.geteuid()), {each.minor for each in mountinfo.mounts()})
+        remove_stale(runtime_directory(os.geteuid()))
     return CtlCode.OK
 
 

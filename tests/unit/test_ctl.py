@@ -216,18 +216,17 @@ class Ctl:
         self._entries: list[MountEntry] = []
         self._directory = directory
         self.unmounted: list[str] = []
+        self.sockets: dict[int, str] = {}  # of a user, those that are not at the top
         monkeypatch.setattr(mountinfo, "mounts", lambda: self._entries)
         monkeypatch.setattr(mountinfo, "control_value", lambda *_: None)
-        monkeypatch.setattr(
-            ctl_mounts, "socket_path", lambda number, _: f"{directory}/{number}.sock"
-        )
+        monkeypatch.setattr(ctl_mounts, "socket_path", self._socket_path)
         monkeypatch.setattr(ctl_umount, "runtime_directory", lambda _: str(directory))
         monkeypatch.setattr(ctl_umount, "unmount", self._unmount)
         monkeypatch.setattr(ctl_umount, "_daemon", lambda _: None)  # it would be this process
         monkeypatch.setattr(os, "chdir", lambda _: None)
 
-    def _socket_path(self, number: int, _: int) -> str:
-        return f"{self._directory}/{number}.sock"
+    def _socket_path(self, number: int, uid: int) -> str:
+        return os.path.join(self._directory, self.sockets.get(uid, ""), f"{number}.sock")
 
     def _unmount(self, path: str, lazy: bool = False) -> None:
         self.unmounted.append(path)
@@ -328,6 +327,33 @@ class TestHelp:
             assert f"`{name}" in text
             for words, _ in command.options:
                 assert f"`{words}`" in text, words
+
+
+class TestWhoseMount:
+    def test_another_users(
+        self, pysshfsctl: Ctl, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(os, "geteuid", lambda: 4242)
+        said = f"/mnt0: another user's mount (uid {os.getuid()})\n"
+        pysshfsctl.sockets = {4242: "none"}
+        assert pysshfsctl("status", "/mnt0") == (CtlCode.NOT_PERMITTED, "", said)
+        assert pysshfsctl("status") == (CtlCode.OK, "no pysshfs mounts\n", "")
+
+    @pytest.mark.parametrize("alive", [True, False])
+    def test_a_socket_that_a_daemon_left_does_not_count(
+        self, pysshfsctl: Ctl, tmp_path: Path, alive: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The number of its connection may be that of another user's mount by now. With a daemon
+        of ours it is one that was handed down."""
+        pysshfsctl.mount(daemon=False)
+        (tmp_path / "left").mkdir()
+        pysshfsctl.sockets = {4242: "left"}
+        with control_client.bound(f"{tmp_path}/left/0.sock") as listening:
+            if not alive:
+                listening.close()
+            monkeypatch.setattr(os, "geteuid", lambda: 4242)
+            code, _, _ = pysshfsctl("status", "/mnt0")
+        assert code == (CtlCode.NOT_ANSWERING if alive else CtlCode.NOT_PERMITTED)
 
 
 class TestWithoutAMountpoint:
