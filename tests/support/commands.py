@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -115,6 +116,10 @@ class Terminal:
 
     def send(self, text: str) -> None:
         os.write(self._master, text.encode())
+
+    def resize(self, lines: int, columns: int) -> None:
+        """Its window gets another size; who is in the foreground gets SIGWINCH."""
+        termios.tcsetwinsize(self._master, (lines, columns))
 
     def wait(self, limit: float = LIMIT) -> int:
         """The exit status; what the command still writes is in `output` then."""
