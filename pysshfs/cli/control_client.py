@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 PROTOCOL: Final = 1
 #: The longest question, with its newline (bytes).
 MOST_QUESTION: Final = 8192
+# How long a daemon is waited for that is busy, and between two looks whether it is (seconds).
+_PATIENCE: Final = 1.0
+_STEP: Final = 0.02
 _MOST_REPLY: Final = 4 * 1024 * 1024  # bytes
 PEER: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
 
@@ -145,10 +148,13 @@ def ask_all(
     asked: bytes,
     timeout: float,
     is_hopeless: Callable[[int], bool] = lambda _: False,
+    is_busy: Callable[[int], bool] = lambda _: False,
 ) -> list[Answer]:
-    """Ask several daemons the same at once, within `timeout` seconds for all. Those of which
-    `is_hopeless` says so, by the number of the process, are not waited for."""
+    """Ask several daemons the same at once, within `timeout` seconds for all. Of each process, by
+    its number: those that are hopeless are not waited for, those that are busy, when the time is
+    over, for a little longer."""
     deadline = time.monotonic() + timeout
+    latest = deadline + _PATIENCE
     exchanges = [_Exchange(path, asked) for path in paths]
     for each in exchanges:
         if each.pid is not None and is_hopeless(each.pid):
@@ -164,7 +170,10 @@ def ask_all(
             left = deadline - time.monotonic()
             ready = poll.poll(max(left, 0) * 1000)
             if not ready and left <= 0:
-                break
+                busy = [each.pid for each in waiting.values() if each.pid and is_busy(each.pid)]
+                if not busy or deadline >= latest:
+                    break
+                deadline = time.monotonic() + _STEP
             for number, _ in ready:
                 if waiting[number].is_over():
                     poll.unregister(number)

@@ -204,9 +204,8 @@ class ControlServer:
 async def _pass_on(tracer: Tracer, asker: _Asker) -> None:
     """What there is to tell, a piece at a time, without end."""
     while True:
-        traced, dropped = await tracer.take()
-        for start in range(0, len(traced), _TRACES_AT_ONCE):
-            await asker.tell(*map(_told, traced[start : start + _TRACES_AT_ONCE]))
+        traced, dropped = await tracer.take(_TRACES_AT_ONCE)
+        await asker.tell(*map(_told, traced))
         if dropped:
             await asker.tell({"dropped": dropped})
 

@@ -94,6 +94,11 @@ def is_stopped(pid: int) -> bool:
     return process_state(pid) in ("T", "t")
 
 
+def is_busy(pid: int) -> bool:
+    """It runs, or would if it were let: on a loaded machine an answer takes its time."""
+    return process_state(pid) == "R"
+
+
 def silence(error: Exception | None, pid: int | None) -> Silent:
     """Why there was no answer, as far as that can be told from outside."""
     if isinstance(error, PermissionError):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pysshfs.cli.control_client import ask_all, question
 from pysshfs.cli.ctl_codes import CtlCode
-from pysshfs.cli.ctl_mounts import all_mounts, is_stopped, mount_of, silence, socket_of
+from pysshfs.cli.ctl_mounts import all_mounts, is_busy, is_stopped, mount_of, silence, socket_of
 from pysshfs.cli.status_text import rendered
 from pysshfs.fuse import mountinfo
 
@@ -65,7 +65,7 @@ def _time_left() -> float:
 def gather(entries: Sequence[MountEntry], seconds: float) -> list[dict[str, Any]]:
     """The states of these mounts; their daemons have so long to answer."""
     paths = [socket_of(entry) for entry in entries]
-    answers = ask_all(paths, question("status", {}), seconds, is_stopped)
+    answers = ask_all(paths, question("status", {}), seconds, is_stopped, is_busy)
     states = []
     for entry, answer in zip(entries, answers, strict=True):
         state = _known(entry)

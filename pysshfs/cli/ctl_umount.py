@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pysshfs.cli.mount_users import User
     from pysshfs.fuse.mountinfo import MountEntry
 
+_ABORTED_SECONDS: Final = 10.0  # that the daemon may take to end, once it is aborted
 _TERM_SECONDS: Final = 3.0  # before SIGTERM is followed by SIGKILL
 _KILL_SECONDS: Final = 3.0  # after that
 
@@ -47,14 +48,13 @@ def run(arguments: Arguments) -> CtlCode:
     daemon = _daemon(path)
     try:
         if is_forced:
-            with contextlib.suppress(CtlError):  # it may have ended, or be without that
-                abort(place, entry)
+            _abort(place, entry, daemon)
         else:
             # A daemon that does not answer, or is gone, is no reason to keep its mount.
             with contextlib.suppress(Silent):
                 deliver(place, path)
         _unmount(place, entry, is_forced, arguments.has("--lazy"))
-        if daemon is not None and not arguments.has("--lazy"):
+        if daemon is not None and not (is_forced or arguments.has("--lazy")):
             _await_end(place, daemon)
     finally:
         if daemon is not None:
@@ -62,6 +62,18 @@ def run(arguments: Arguments) -> CtlCode:
     with contextlib.suppress(OSError):
         remove_stale(runtime_directory(os.geteuid()))
     return CtlCode.OK
+
+
+def _abort(place: str, entry: MountEntry, daemon: int | None) -> None:
+    """And give the daemon the time to save what was not delivered. Raises CtlError when it cannot
+    be aborted, and there is a daemon that would wait for the server."""
+    try:
+        abort(place, entry)
+    except CtlError as error:
+        if daemon is not None and error.code is CtlCode.NO_CONTROL:
+            raise
+    if daemon is not None:
+        select.select([daemon], [], [], _ABORTED_SECONDS)
 
 
 def _unmount(place: str, entry: MountEntry, is_forced: bool, is_lazy: bool) -> None:

@@ -168,7 +168,7 @@ def screen(state: dict[str, Any], speed: Speed, now: float, size: os.terminal_si
         )
     # The cursor never goes past the last column, so nothing wraps, nor past the last line.
     cut = [line[: max(size.columns - 1, 1)] for line in lines[: max(size.lines - 1, 1)]]
-    return _HOME + "".join(f"{line}{_END_OF_LINE}\r\n" for line in cut) + _REST
+    return _HOME + "".join(f"{line}{_END_OF_LINE}\n" for line in cut) + _REST
 
 
 def _line_by_line(

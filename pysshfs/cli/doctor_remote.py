@@ -181,7 +181,8 @@ def _reason(error: BaseException) -> str:
     while isinstance(inner, BaseExceptionGroup):
         inner = inner.exceptions[0]
     if isinstance(inner, OSError):
-        return os.strerror(inner.errno) if (inner.errno or 0) > 0 else inner.strerror or str(inner)
+        number = inner.errno or 0  # below 0 are those of name resolution
+        return os.strerror(number) if number > 0 else inner.strerror or str(inner)
     return str(error)
 
 

@@ -109,14 +109,16 @@ class Tracer:
             self._size += size
         self._has_some.set()
 
-    async def take(self) -> tuple[list[Traced], int]:
-        """Wait for more. What there is, in the order in which it was answered, and how much was
-        dropped after that."""
+    async def take(self, most: int) -> tuple[list[Traced], int]:
+        """Wait for more. At most so many, in the order in which they were answered; and when that
+        is all there is, how many were dropped after them."""
         await self._has_some.wait()
-        self._has_some = trio.Event()
-        taken, self._size = list(self._kept), 0
-        self._kept.clear()
-        dropped, self._dropped = self._dropped, 0
+        taken = [self._kept.popleft() for _ in range(min(most, len(self._kept)))]
+        self._size -= sum(map(_size_of, taken))
+        dropped = 0
+        if not self._kept:
+            dropped, self._dropped = self._dropped, 0
+            self._has_some = trio.Event()
         return taken, dropped
 
 

@@ -105,14 +105,15 @@ class Terminal:
     def pid(self) -> int:
         return self._process.pid
 
-    def expect(self, text: str, limit: float = LIMIT) -> None:
-        """Read until `text` has come, which is then used up with all before it."""
+    def expect(self, text: str, limit: float = LIMIT) -> str:
+        """Read until `text` has come, which is then used up with all before it; returns that."""
         deadline = time.monotonic() + limit
         while text not in self.output:
             left = deadline - time.monotonic()
             assert left > 0, f"{text!r} has not come; there is {self.output!r}"
             assert self._read(left), f"ended without {text!r}: {self.output!r}"
-        self.output = self.output.partition(text)[2]
+        before, _, self.output = self.output.partition(text)
+        return before
 
     def send(self, text: str) -> None:
         os.write(self._master, text.encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -174,6 +175,7 @@ class FakeDaemon:
     def __init__(self, path: Path) -> None:
         self.answers: dict[str, dict[str, Any] | None] = {"status": answered()}
         self.asked: list[str] = []
+        self.delay = 0.0
         self._silent: list[socket.socket] = []
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(os.fspath(path))
@@ -191,10 +193,12 @@ class FakeDaemon:
             command = json.loads(question)["command"]
             answer = self.answers.get(command, {"error": "unknown"})
             self.asked.append(command)
+            time.sleep(self.delay)
             if answer is None:
                 self._silent.append(asker)
             else:
-                asker.sendall(json.dumps(answer).encode() + b"\n")
+                with contextlib.suppress(BrokenPipeError):
+                    asker.sendall(json.dumps(answer).encode() + b"\n")
                 asker.close()
 
     def close(self) -> None:
@@ -523,6 +527,16 @@ class TestStatus:
         assert code == CtlCode.NOT_ANSWERING
         assert f"does not answer: process {os.getpid()} is stopped (kill -CONT" in out
 
+    def test_a_busy_daemon_has_a_little_longer(
+        self, pysshfsctl: Ctl, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ctl_status, "_time_left", lambda: 0.0)
+        daemon.delay = 0.1
+        monkeypatch.setattr(ctl_mounts, "process_state", lambda _: "R")
+        assert pysshfsctl("status", "/mnt0")[0] == CtlCode.OK
+        monkeypatch.setattr(ctl_mounts, "process_state", lambda _: "S")
+        assert pysshfsctl("status", "/mnt0")[0] == CtlCode.NOT_ANSWERING
+
     def test_a_full_queue_of_questions_is_no_answer(self, pysshfsctl: Ctl, tmp_path: Path) -> None:
         """That of a daemon that was stopped for long."""
         pysshfsctl.mount(daemon=False)
@@ -595,7 +609,7 @@ class TestScreen:
 
     def test_it_fits_whatever_the_size(self) -> None:
         text = ctl_watch.screen(answered(), ctl_watch.Speed(1.5e6, 0, 3), 100.0, self.SIZE)
-        shown = text.removeprefix("\x1b[H").removesuffix("\x1b[J").split("\x1b[K\r\n")[:-1]
+        shown = text.removeprefix("\x1b[H").removesuffix("\x1b[J").split("\x1b[K\n")[:-1]
         assert len(shown) == 11 and all(len(line) < 40 for line in shown)
         assert shown[1].startswith("me@host:dir on /mnt")
 
