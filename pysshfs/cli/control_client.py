@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
 #: The version of the protocol: raised when a field goes or changes its meaning, not for a new one.
 PROTOCOL: Final = 1
@@ -245,7 +245,7 @@ def peer(connection: socket.socket) -> tuple[int, int, int]:
 
 def follow(
     path: str, command: str, timeout: float, arguments: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """The answer to a command that goes on answering, then all that follows, until the daemon ends
     or the caller does. `timeout` (seconds) is for the first.
 
