@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pysshfs.cli.parser import Invocation
 
 _AGENT_SECONDS: Final = 5
-_REACH_SECONDS: Final = 10
+_REACH_SECONDS: Final = 5
 _LOGIN_SECONDS: Final = 45  # ConnectTimeout, and what SFTP may take, are in it
 _ASK_SECONDS: Final = 10
 _TRANSFER_BYTES: Final = 8 * 1024 * 1024
