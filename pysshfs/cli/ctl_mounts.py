@@ -91,12 +91,13 @@ def process_state(pid: int) -> str:
 
 
 def is_stopped(pid: int) -> bool:
-    return process_state(pid) in ("T", "t")
+    return process_state(pid) == "T"
 
 
 def is_busy(pid: int) -> bool:
-    """It runs, or would if it were let: on a loaded machine an answer takes its time."""
-    return process_state(pid) == "R"
+    """It runs, or would if it were let: on a loaded machine, or under strace, an answer takes its
+    time."""
+    return process_state(pid) in ("R", "D", "t")
 
 
 def silence(error: Exception | None, pid: int | None) -> Silent:
