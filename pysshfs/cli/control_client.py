@@ -118,11 +118,12 @@ def bound(path: str) -> socket.socket:
 
 
 class Answer(NamedTuple):
-    """What came of one question: an object, or why there is none; and which process listens."""
+    """What came of one question: an object, or why there is none; which process listens, whose."""
 
     told: dict[str, Any] | None
     error: Exception | None = None
     pid: int | None = None
+    uid: int | None = None
 
 
 def question(command: str, arguments: dict[str, Any]) -> bytes:
@@ -191,12 +192,14 @@ class _Exchange:
         self.connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.error: Exception | None = None
         self.pid: int | None = None
+        self.uid: int | None = None
         self._received = bytearray()
         self.connection.setblocking(False)
         try:
             # Of a daemon that takes no questions the queue may be full: BlockingIOError.
             self.connection.connect(path)
-            self.pid = peer(self.connection)[0] or None
+            pid, self.uid, _ = peer(self.connection)
+            self.pid = pid or None
             self.connection.sendall(asked)
         except OSError as error:
             self.error = error
@@ -219,11 +222,11 @@ class _Exchange:
         if self.error is None and not self._received.endswith(b"\n"):
             self.error = TimeoutError("no answer")
         if self.error is not None:
-            return Answer(None, self.error, self.pid)
+            return Answer(None, self.error, self.pid, self.uid)
         try:
-            return Answer(parsed(self._received), None, self.pid)
+            return Answer(parsed(self._received), None, self.pid, self.uid)
         except ValueError as error:
-            return Answer(None, error, self.pid)
+            return Answer(None, error, self.pid, self.uid)
 
 
 def parsed(line: bytes | bytearray) -> dict[str, Any]:

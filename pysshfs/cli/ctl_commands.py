@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from pysshfs.cli.control_client import ask_all, question
 from pysshfs.cli.ctl_codes import CtlCode, CtlError
-from pysshfs.cli.ctl_mounts import MOUNT_CONTROL, mount_of, socket_of, told
+from pysshfs.cli.ctl_mounts import MOUNT_CONTROL, ask_daemons, mount_of, told
 from pysshfs.fuse import mountinfo
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def run(arguments: Arguments) -> CtlCode:
 
 
 def _command(place: str, entry: MountEntry, command: str, seconds: float) -> None:
-    (answer,) = ask_all([socket_of(entry)], question(command, {}), seconds)
+    (answer,) = ask_daemons([entry], command, seconds)
     said: dict[str, Any] = told(place, answer)
     if not said.get("ok"):
         raise CtlError(f"{place}: {said.get('error')}")

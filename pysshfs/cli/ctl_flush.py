@@ -13,14 +13,15 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from pysshfs.cli.control_client import ask, ask_all, parsed, question
+from pysshfs.cli.control_client import ask, parsed, question
 from pysshfs.cli.ctl_codes import CtlCode, CtlError
-from pysshfs.cli.ctl_mounts import Silent, mount_of, socket_of, told
+from pysshfs.cli.ctl_mounts import ask_daemons, mount_of, socket_of, told
 from pysshfs.cli.status_text import owed_text, undelivered_text
 from pysshfs.cli.usage import printable
 
 if TYPE_CHECKING:
     from pysshfs.cli.ctl_parser import Arguments
+    from pysshfs.fuse.mountinfo import MountEntry
 
 FLUSH_SECONDS: Final = 60.0
 _STATUS_SECONDS: Final = 1.0
@@ -30,16 +31,17 @@ _KINDS: Final = ("unacknowledged_bytes", "unanswered_operations", "unreported_fa
 
 def run(arguments: Arguments) -> CtlCode:
     place = arguments.place or ""
-    deliver(place, socket_of(mount_of(place)))
+    deliver(place, mount_of(place))
     return CtlCode.OK
 
 
-def deliver(place: str, path: str) -> dict[str, Any]:
+def deliver(place: str, entry: MountEntry) -> dict[str, Any]:
     """Have the daemon deliver what is buffered. Returns its state before that.
 
     Raises `Silent` when the daemon does not answer at all, `CtlError` when something is left.
     """
-    (answer,) = ask_all([path], question("status", {}), _STATUS_SECONDS)
+    path = socket_of(entry)
+    (answer,) = ask_daemons([entry], "status", _STATUS_SECONDS)
     before: dict[str, Any] = told(place, answer)
     if "error" in before:
         raise CtlError(f"{place}: {before['error']}")
@@ -139,6 +141,3 @@ def _width() -> int:
         return os.get_terminal_size(sys.stderr.fileno()).columns or 80
     except OSError:
         return 80
-
-
-__all__ = ["FLUSH_SECONDS", "Silent", "deliver", "run"]

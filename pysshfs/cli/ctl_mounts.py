@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
-from pysshfs.cli.control_client import is_listened_at, socket_path
+from pysshfs.cli.control_client import Answer, ask_all, is_listened_at, question, socket_path
 from pysshfs.cli.ctl_codes import CtlCode, CtlError
 from pysshfs.fuse import mountinfo
 
 if TYPE_CHECKING:
-    from pysshfs.cli.control_client import Answer
+    from collections.abc import Sequence
+
     from pysshfs.fuse.mountinfo import MountEntry
 
 _MOST_LINKS: Final = 40  # to follow in a path, as the kernel does
@@ -27,6 +28,10 @@ class Silent(CtlError):
 
     def __init__(self, message: str, code: CtlCode = CtlCode.NOT_ANSWERING) -> None:
         super().__init__(message, code)
+
+
+class ImpostorError(OSError):
+    """It is not the daemon that listens."""
 
 
 def socket_of(entry: MountEntry) -> str:
@@ -100,8 +105,31 @@ def is_busy(pid: int) -> bool:
     return process_state(pid) in ("R", "D", "t")
 
 
+def ask_daemons(
+    entries: Sequence[MountEntry], command: str, seconds: float, *, longer_if_busy: bool = False
+) -> list[Answer]:
+    """Ask the daemons of these mounts, all at once; one that is stopped is not waited for."""
+    answers = ask_all(
+        [socket_of(entry) for entry in entries],
+        question(command, {}),
+        seconds,
+        is_stopped,
+        is_busy if longer_if_busy else lambda _: False,
+    )
+    return [_of_its_daemon(*each) for each in zip(entries, answers, strict=True)]
+
+
+def _of_its_daemon(entry: MountEntry, answer: Answer) -> Answer:
+    """/tmp is everybody's: whoever was there before the mount's owner may listen in his place."""
+    if answer.uid in (None, 0, os.geteuid(), mountinfo.owner(entry)):
+        return answer
+    return Answer(None, ImpostorError(f"another user (uid {answer.uid}) listens in its place"))
+
+
 def silence(error: Exception | None, pid: int | None) -> Silent:
     """Why there was no answer, as far as that can be told from outside."""
+    if isinstance(error, ImpostorError):
+        return Silent(f"the daemon does not answer: {error}")
     if isinstance(error, PermissionError):
         return Silent("another user's mount", CtlCode.NOT_PERMITTED)
     if isinstance(error, (FileNotFoundError, ConnectionRefusedError)):

@@ -12,9 +12,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from pysshfs.cli.control_client import ask_all, question
 from pysshfs.cli.ctl_codes import CtlCode
-from pysshfs.cli.ctl_mounts import all_mounts, is_busy, is_stopped, mount_of, silence, socket_of
+from pysshfs.cli.ctl_mounts import all_mounts, ask_daemons, mount_of, silence
 from pysshfs.cli.status_text import rendered
 from pysshfs.fuse import mountinfo
 
@@ -64,8 +63,7 @@ def _time_left() -> float:
 
 def gather(entries: Sequence[MountEntry], seconds: float) -> list[dict[str, Any]]:
     """The states of these mounts; their daemons have so long to answer."""
-    paths = [socket_of(entry) for entry in entries]
-    answers = ask_all(paths, question("status", {}), seconds, is_stopped, is_busy)
+    answers = ask_daemons(entries, "status", seconds, longer_if_busy=True)
     states = []
     for entry, answer in zip(entries, answers, strict=True):
         state = _known(entry)

@@ -16,11 +16,11 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
-from pysshfs.cli.control_client import ask_all, question, remove_stale, runtime_directory
+from pysshfs.cli.control_client import remove_stale, runtime_directory
 from pysshfs.cli.ctl_codes import CtlCode, CtlError
 from pysshfs.cli.ctl_commands import abort
 from pysshfs.cli.ctl_flush import FLUSH_SECONDS, deliver
-from pysshfs.cli.ctl_mounts import Silent, is_stopped, mount_of, socket_of
+from pysshfs.cli.ctl_mounts import Silent, ask_daemons, is_stopped, mount_of
 from pysshfs.cli.usage import printable
 from pysshfs.fuse.mountpoint import BUSY, unmount
 
@@ -39,20 +39,19 @@ _KILL_SECONDS: Final = 3.0  # after that
 def run(arguments: Arguments) -> CtlCode:
     place = arguments.place or ""
     entry = mount_of(place)
-    path = socket_of(entry)
     with contextlib.suppress(OSError):
         os.chdir("/")  # this process is not to keep it busy itself
     is_forced = arguments.has("--force")
     if arguments.has("--kill"):
         _end_users(place, entry, is_agreed=arguments.has("--yes"), is_forced=is_forced)
-    daemon = _daemon(path)
+    daemon = _daemon(entry)
     try:
         if is_forced:
             _abort(place, entry, daemon)
-        else:
+        elif not arguments.has("--lazy"):
             # A daemon that does not answer, or is gone, is no reason to keep its mount.
             with contextlib.suppress(Silent):
-                deliver(place, path)
+                deliver(place, entry)
         _unmount(place, entry, is_forced, arguments.has("--lazy"))
         if daemon is not None and not (is_forced or arguments.has("--lazy")):
             _await_end(place, daemon)
@@ -87,9 +86,9 @@ def _unmount(place: str, entry: MountEntry, is_forced: bool, is_lazy: bool) -> N
         raise CtlError(f"{place}: {refused}")
 
 
-def _daemon(path: str) -> int | None:
+def _daemon(entry: MountEntry) -> int | None:
     """A pidfd of who listens there: no other process can take it over."""
-    (answer,) = ask_all([path], question("status", {}), 1.0, is_stopped)
+    (answer,) = ask_daemons([entry], "status", 1.0)
     pid = answer.pid
     if answer.told is not None and isinstance(answer.told.get("pid"), int):
         pid = answer.told["pid"]

@@ -71,6 +71,7 @@ def run(arguments: Arguments) -> CtlCode:
     count = arguments.number("--count", 1)
     if count is not None and count != int(count):
         raise UsageError("--count takes a whole number")
+    signal.signal(signal.SIGTERM, _ended)  # the terminal is to be left as it was
     looks = _looks(entry, interval, None if count is None else int(count))
     try:
         if sys.stdout.isatty() and not arguments.has("--json"):
@@ -104,6 +105,10 @@ def _looks(
             due = max(due + interval, time.monotonic())
             while (count is None or count > 0) and resizes.wait(due - time.monotonic()):
                 yield look
+
+
+def _ended(number: int, _: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 def _is_there(entry: MountEntry) -> bool:

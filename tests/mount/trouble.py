@@ -182,7 +182,7 @@ def state_of(mount: Mount) -> str:
 
 def reconnect(mount: Mount) -> None:
     """What `pysshfsctl reconnect` does."""
-    assert ask(socket_of(mount), "reconnect", 5) == {"ok": True}
+    assert ask(socket_of(mount), "reconnect", 5)["ok"]
 
 
 def wait_up(mount: Mount, sessions: int = 1, limit: float = 20) -> None:

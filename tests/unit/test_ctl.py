@@ -359,6 +359,15 @@ class TestWhoseMount:
             code, _, _ = pysshfsctl("status", "/mnt0")
         assert code == (CtlCode.NOT_ANSWERING if alive else CtlCode.NOT_PERMITTED)
 
+    def test_who_took_the_place_of_the_daemon_is_not_believed(
+        self, pysshfsctl: Ctl, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """In /tmp another user may have been first."""
+        monkeypatch.setattr(control_client, "peer", lambda _: (os.getpid(), 4242, 4242))
+        code, out, _ = pysshfsctl("status")
+        assert code == CtlCode.NOT_ANSWERING and "another user (uid 4242) listens" in out
+        assert pysshfsctl("reconnect")[0] == CtlCode.NOT_ANSWERING
+
 
 class TestWithoutAMountpoint:
     def test_the_only_mount_is_meant(self, pysshfsctl: Ctl, daemon: FakeDaemon) -> None:
@@ -507,7 +516,7 @@ class TestStatus:
             asked.append(arguments[2])
             return control_client.ask_all(*arguments)
 
-        monkeypatch.setattr(ctl_status, "ask_all", once)
+        monkeypatch.setattr(ctl_mounts, "ask_all", once)
         code, out, _ = pysshfsctl("status", "--json")
         assert code == CtlCode.NOT_ANSWERING
         (seconds,) = asked  # all of them within that
