@@ -79,6 +79,8 @@ log = logging.getLogger(__name__)
 _SHORT_LIFE_SECONDS: Final = 5.0  # a session that is lost sooner was no success
 _SILENCE_SECONDS: Final = 2.0  # without any answer before the server counts as silent
 _ANSWER_SECONDS: Final = 5.0  # for an answer when there is a reason for doubt
+_RESUME_SECONDS: Final = 30.0  # without any answer, while a new session is made ready
+_RESUME_LOOK: Final = 5.0  # seconds
 _BACKLOG: Final = 64 * 1024  # bytes: what is queued behind more is not answered in a few seconds
 
 
@@ -290,14 +292,28 @@ class ServerConnection:
         """From LOST to UP, however long it takes."""
         if self._link is not None:
             await self._link.gone()
-        while self.state is not State.UP:
-            if self._failures:
-                await self._wait()
-            if self.state is State.CLOSED:
-                await trio.sleep_forever()
-            with trio.CancelScope() as self._stage:
-                await self._try(user)
-            self._stage = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_resuming)
+            while self.state is not State.UP:
+                if self._failures:
+                    await self._wait()
+                if self.state is State.CLOSED:
+                    await trio.sleep_forever()
+                with trio.CancelScope() as self._stage:
+                    await self._try(user)
+                self._stage = None
+            nursery.cancel_scope.cancel()
+
+    async def _watch_resuming(self) -> None:
+        """Everything waits while a session is made ready: one that stops answering meanwhile is
+        left. Later, an answer that never comes is the matter of whoever waits for it."""
+        limit = self._route.target_timeout or _RESUME_SECONDS
+        while True:
+            await trio.sleep(min(_RESUME_LOOK, limit))
+            if self._resuming and self.session is not None and self.session.silence() > limit:
+                reason = f"no answer for {limit:g} s while the new session was made ready"
+                log.warning("connection: %s: trying another", reason)
+                self._break_off(ConnectionLostError(reason))
 
     async def _wait(self) -> None:
         now = trio.current_time()

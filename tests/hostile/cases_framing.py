@@ -171,6 +171,11 @@ SLOW: Final = (
     Case("silent", "slow", "never answers one request",
          (Rule(sftp.LSTAT, tricks.silence, b"file"),), Outcome.SURVIVES,
          ((("size", "file"), "ETIMEDOUT"),), seconds=4, options=("timeout=1",), alone=True),
+    Case("silent-while-resuming", "slow", "ends a session, and on the next one never says whether"
+         " the open file is still the same",
+         (Rule(sftp.READ, tricks.raw(sftp.u32(0)), b"file", times=1),
+          Rule(sftp.FSTAT, tricks.silence, b"file", times=1)), Outcome.RECONNECTS, READ, seconds=8,
+         at_least=1, sessions=3, options=("ConnectTimeout=1",), says=("made ready",)),
     Case("late-answer", "slow", "answers when the program has been interrupted",
          (Rule(sftp.LSTAT, tricks.after(Pause(1)), b"file", times=1),), Outcome.SURVIVES,
          ((("interrupted", 0.3, "size", "file"), "interrupted"), (("sleep", 1), True)), seconds=2,

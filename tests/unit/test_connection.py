@@ -16,6 +16,7 @@ from pysshfs.errors import (
     ConnectionLostError,
     HostKeyError,
     RemoteDirectoryError,
+    RemoteStatusError,
     SftpRefusedError,
     UnreachableError,
 )
@@ -303,6 +304,36 @@ async def test_a_server_that_dies_at_each_resume_is_not_hammered(world: World) -
         # One loss for whoever uses it, however often a session dies in his hands.
         assert [call for call, _ in world.calls] == ["lost", *["resume"] * 6]
         assert world.connection.reconnects == 1
+
+
+async def test_a_session_that_stops_answering_while_it_is_made_ready_is_left(
+    world: World,
+) -> None:
+    """Everything waits for it, so it must not be for ever; as long as something comes it is."""
+    resume = world.resume
+    asked: list[bool] = []
+
+    async def asks(remote: RemoteFS) -> None:
+        answers = len(asked) > 0
+        asked.append(answers)
+        for _ in range(20):
+            reply = remote.lstat(b"")
+            if answers:
+                await trio.sleep(15)
+                world.link.answer()
+                with contextlib.suppress(RemoteStatusError):
+                    await reply
+            else:
+                await reply
+        await resume(remote)
+
+    world.resume = asks  # type: ignore[method-assign]  # another user
+    async with up(world):
+        world.lose()
+        await world.until(State.UP)
+        assert asked == [False, True]
+        assert 30 < world.tries[2] - world.tries[1] <= 40
+        assert trio.current_time() - world.tries[2] >= 20 * 15
 
 
 async def test_a_resume_that_went_well_for_a_while_is_followed_by_another_at_once(
