@@ -9,7 +9,7 @@ SBINDIR ?= /sbin
 LIB = set -eu; checkout='$(CURDIR)'; . scripts/lib.sh;
 IN_VENV = .venv/bin/python -m
 
-.PHONY: help demo test sweep prove lint bench bench-quick bench-grow bench-checks bench-docs install install-units uninstall clean
+.PHONY: help demo test sweep prove fuzz lint bench bench-quick bench-grow bench-checks bench-docs install install-units uninstall clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): ## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -27,6 +27,11 @@ sweep: ## cut the connection at every packet of a job (half an hour)
 prove: ## take each check out of a copy, and see the hostile server get through (half an hour)
 	@$(LIB) need_tests; prepare test
 	$(IN_VENV) tests.hostile.prove --record $(PROVE)
+
+fuzz: ## mutated conversations with a server: SECONDS=60 or COUNT=, SEED=
+	@$(LIB) prepare test
+	$(IN_VENV) tests.hostile.fuzz --coverage $(if $(SEED),--seed $(SEED)) \
+		$(if $(COUNT),--count $(COUNT)) $(if $(SECONDS),--seconds $(SECONDS))
 
 lint: ## ruff and mypy only
 	@$(LIB) prepare test
