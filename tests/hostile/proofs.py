@@ -139,7 +139,7 @@ SESSIONS: Final = (
     Proof("of a banner, 20 lines are logged", "pysshfs/remote/auth.py", "msg.splitlines()[:20]",
           "msg.splitlines()", ("login-banner-long",)),
     Proof("a message to the user is one line of printable text", "pysshfs/cli/daemon.py",
-          'print(f"pysshfs: {printable(message)}"', 'print(f"pysshfs: {message}"',
+          'line = f"pysshfs: {printable(message)}"', 'line = f"pysshfs: {message}"',
           ("refusal-forges",)),
     Proof("a line of the log is one line of printable text", "pysshfs/cli/logs.py",
           "record.message = printable(record.message)", "pass", ("limits-refusal-forges",)),

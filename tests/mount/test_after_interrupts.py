@@ -126,10 +126,8 @@ def interrupt_opens(place: Place, count: int) -> None:
     with place.silent_server():
         let_go(program)
 
-        def opening() -> int:
-            return sum(request["operation"] == "open" for request in place.requests())
-
-        wait_until("all are opening", lambda: opening() == count, 20)
+        wait_until("all wait", lambda: status(place.mount)["requests_active"] == count, 20)
+        assert {request["operation"] for request in place.requests()} == {"open"}
         os.kill(program.pid, signal.SIGINT)
         assert procs.wait_gone(program, PROMPTLY + 2)
         assert status(place.mount)["interrupted_in_flight"] >= before + count

@@ -125,9 +125,13 @@ def test_a_crowd_in_one_directory_can_be_stopped(place: Place, signals_program: 
         let_go(crowd)
         assert read_a_line(crowd, 60) == b"started\n"
         wait_until("all are blocked", lambda: place.mount.waiting() == CROWD, 60)
-        wait_until("the daemon has them", lambda: len(place.requests()) == CROWD, 20)
+
+        def active() -> bool:
+            return bool(status(place.mount)["requests_active"] == CROWD)
+
+        wait_until("the daemon has them", active, 20)
         grown = resident(place.mount.pid) - before
-        alone = seconds_to_die(place.requests()[CROWD // 2]["pid"], signal.SIGINT)
+        alone = seconds_to_die(place.requests()[-1]["pid"], signal.SIGINT)
         assert alone < PROMPTLY
         os.killpg(crowd.pid, signal.SIGINT)
         began = time.monotonic()
