@@ -355,13 +355,20 @@ int exported_mount(struct fuse_session *se, const char *mountpoint)
 
 /* The request that made the device readable can be gone when it is read: its program was killed, or
  * an INTERRUPT was overtaken by the reply. A read that waited then would stop the whole daemon until
- * the next request. pyfuse3 repeats for EINTR, and only for that. */
+ * the next request. pyfuse3 repeats for EINTR, and only for that.
+ *
+ * A connection that ends while the kernel hands a request over gives ECONNABORTED (fuse_dev_do_read in
+ * fs/fuse/dev.c), once; it means what ENODEV does, for which libfuse ends the session like this. */
 int exported_receive_buf(struct fuse_session *se, struct fuse_buf *buf)
 {
     static receive_function real;
     if (real == NULL)
         real = (receive_function)next_symbol("fuse_session_receive_buf");
     int result = real(se, buf);
+    if (result == -ECONNABORTED) {
+        fuse_session_exit(se);
+        return 0;
+    }
     return result == -EAGAIN ? -EINTR : result;
 }
 
@@ -397,7 +404,6 @@ void exported_process_buf(struct fuse_session *se, const struct fuse_buf *buf)
     for (int left = MOST_AT_ONCE; left > 0; left--) {
         quick_answered = 0;
         real(se, buf);
-        /* The buffer is its caller's, who has it filled the same way. */
         /* The buffer is its caller's, who has it filled the same way. */
         if (!quick_answered || left == 1 || next_request(receive, se, (struct fuse_buf *)buf) <= 0)
             return;
