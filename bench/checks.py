@@ -179,7 +179,7 @@ def compare(pairs: int, files: int) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.checks", description=__doc__)
-    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--pairs", type=int, default=50)
     parser.add_argument("--files", type=int, default=_FILES)
     wanted = parser.parse_args()
     began = time.monotonic()
