@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
+from pysshfs.cli import procstat
 from pysshfs.cli.control_client import Answer, ask_all, is_listened_at, question, socket_path
 from pysshfs.cli.ctl_codes import CtlCode, CtlError
 from pysshfs.fuse import mountinfo
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pysshfs.fuse.mountinfo import MountEntry
-
-_MOST_LINKS: Final = 40  # to follow in a path, as the kernel does
 
 #: What makes the control filesystem available.
 MOUNT_CONTROL: Final = f"mount -t fusectl fusectl {mountinfo.CONNECTIONS}"
@@ -46,7 +45,7 @@ def is_ours(entry: MountEntry) -> bool:
     """By its type, or, when -o subtype= gave it another, by the socket of its daemon."""
     if mountinfo.is_pysshfs(entry):
         return True
-    return entry.fstype.startswith("fuse") and is_listened_at(socket_of(entry))
+    return mountinfo.is_fuse(entry) and is_listened_at(socket_of(entry))
 
 
 def is_permitted(entry: MountEntry) -> bool:
@@ -85,24 +84,14 @@ def only_mount() -> str:
 # --- daemons that do not answer -----------------------------------------------------------------
 
 
-def process_state(pid: int) -> str:
-    """The letter that proc_pid_stat(5) has for it; empty when there is no such process."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # The command's name is in brackets and may itself hold brackets and blanks.
-            return file.read().rpartition(b")")[2].split()[0].decode()
-    except (OSError, IndexError):
-        return ""
-
-
 def is_stopped(pid: int) -> bool:
-    return process_state(pid) == "T"
+    return procstat.state(pid) == "T"
 
 
 def is_busy(pid: int) -> bool:
     """It runs, or would if it were let: on a loaded machine, or under strace, an answer takes its
     time."""
-    return process_state(pid) in ("R", "D", "t")
+    return procstat.state(pid) in ("R", "D", "t")
 
 
 def ask_daemons(
@@ -136,7 +125,7 @@ def silence(error: Exception | None, pid: int | None) -> Silent:
         return Silent("no daemon: the mount is dead")
     if pid is None:
         return Silent("the daemon does not answer")
-    state = process_state(pid)
+    state = procstat.state(pid)
     if state in ("T", "t"):
         how = "is stopped" if state == "T" else "is stopped by a debugger"
         return Silent(f"the daemon does not answer: process {pid} {how} (kill -CONT {pid})")

@@ -12,6 +12,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from pysshfs.cli import procstat
 from pysshfs.cli.ctl_codes import CtlCode
 from pysshfs.cli.ctl_mounts import all_mounts, ask_daemons, mount_of, silence
 from pysshfs.cli.status_text import rendered
@@ -54,8 +55,7 @@ def run(arguments: Arguments) -> CtlCode:
 
 def _time_left() -> float:
     """How long the daemons may take: starting Python took its part."""
-    with open("/proc/self/stat", "rb") as file:
-        ticks = int(file.read().rpartition(b")")[2].split()[19])  # proc_pid_stat(5): starttime
+    ticks = int(procstat.fields("self")[19])  # starttime
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     passed = now - ticks / os.sysconf("SC_CLK_TCK")
     return min(max(_ANSWER_BY - passed, _LEAST_WAIT), _MOST_WAIT)

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import select
 import signal
-import sys
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
+from pysshfs.cli import journal
 from pysshfs.cli.exitcodes import ExitCode
-from pysshfs.cli.journal import is_journal, with_priority
-from pysshfs.cli.usage import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,11 +65,7 @@ class Reporter:
 
 
 def complain(message: str) -> None:
-    """One line, whatever a file name or a server's words in it hold."""
-    line = f"pysshfs: {printable(message)}"
-    if is_journal(2):
-        line = with_priority(line, logging.ERROR)
-    print(line, file=sys.stderr, flush=True)
+    journal.complain("pysshfs", message)
 
 
 def run_in_background(run: Callable[[Reporter], Report], mountpoint: str | None) -> ExitCode:

@@ -95,7 +95,7 @@ def configuration(path: str = _FUSE_CONF) -> Finding:
         name, _, value = line.replace(" ", "").partition("=")
         if name == "mount_max" and value.lstrip("-").isdigit():
             most = int(value)
-    mounted = sum(entry.fstype.startswith("fuse") for entry in mountinfo.mounts())
+    mounted = sum(mountinfo.is_fuse(entry) for entry in mountinfo.mounts())
     if 0 <= most <= mounted and os.geteuid() != 0:
         return Finding(
             "fuse.conf", FAILED, f"mount_max is {most}, and {mounted} filesystems are mounted",

@@ -71,15 +71,9 @@ async def _bridge() -> AsyncIterator[Bridge]:
     """asyncio for asyncssh, for as long as it takes."""
     async with trio.open_nursery() as nursery:
         bridge = Bridge()
-        await nursery.start(_run, bridge)
+        await nursery.start(bridge.run)
         yield bridge
         nursery.cancel_scope.cancel()
-
-
-@trio.lowlevel.enable_ki_protection
-async def _run(bridge: Bridge, task_status: trio.TaskStatus[None]) -> None:
-    """Ctrl-C ends the main task, never a callback of asyncio's in the middle of its work."""
-    await bridge.run(task_status)
 
 
 async def _agent(bridge: Bridge) -> Finding:

@@ -40,25 +40,21 @@ def mount(
     logs.to_stderr(logs.level_of(invocation.settings.log_level))
     options = kernel_options(invocation, 0)
     user = User(0, 0) if identity is None else User(identity.uid, identity.gid)
-    lock = None
     try:
-        lock = MountLock(mountpoint.absolute(invocation.mountpoint))
-        place = hand_down(invocation.mountpoint, wanted(invocation), options, user, namespace)
-        code = ExitCode.FAILURE
-        try:
-            code = _served(invocation, place, identity, bare, lock)
-        finally:
-            if code is not ExitCode.OK:
-                take_back(place, namespace)
+        with MountLock(mountpoint.absolute(invocation.mountpoint)) as lock:
+            place = hand_down(invocation.mountpoint, wanted(invocation), options, user, namespace)
+            code = ExitCode.FAILURE
+            try:
+                code = _served(invocation, place, identity, bare, lock)
+            finally:
+                if code is not ExitCode.OK:
+                    take_back(place, namespace)
     except AlreadyMountedError as note:
         daemon.complain(str(note))
         return ExitCode.OK
     except StartupError as error:
         daemon.complain(str(error))
         return startup_code(error)
-    finally:
-        if lock is not None:
-            lock.release()
     return code
 
 

@@ -16,6 +16,7 @@ import pwd
 import stat
 from typing import TYPE_CHECKING, Final
 
+from pysshfs.cli.options import HIGHEST_ID
 from pysshfs.cli.usage import shown
 from pysshfs.errors import StartupError
 from pysshfs.vfs.config import LocalNames
@@ -24,7 +25,6 @@ from pysshfs.vfs.idmap import IdTable, Unmapped
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_HIGHEST_ID: Final = (1 << 32) - 2  # the one above means "none"
 _LONGEST_FILE: Final = 16 << 20  # bytes
 _DIGITS: Final = 10
 
@@ -108,8 +108,8 @@ def _parsed(line: str, what: str, number_of: Callable[[str], int]) -> tuple[int,
     if not (text.isascii() and text.isdigit() and len(text) <= _DIGITS):
         raise ValueError(f"{shown(text)} is not a number")
     theirs = int(text)
-    if theirs > _HIGHEST_ID:
-        raise ValueError(f"{theirs} is higher than {_HIGHEST_ID}")
+    if theirs > HIGHEST_ID:
+        raise ValueError(f"{theirs} is higher than {HIGHEST_ID}")
     try:
         return theirs, number_of(fields[0])
     except KeyError:

@@ -1,4 +1,5 @@
-"""Whether standard error leads to the journal, and how a line for it tells its severity.
+"""Whether standard error leads to the journal, how a line for it tells its severity, and what a
+command says there.
 
 systemd names the stream that it has given a service in `JOURNAL_STREAM` (systemd.exec(5)); a number
 in front of a line there is its priority (sd-daemon(3)).
@@ -9,7 +10,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 from typing import TYPE_CHECKING, Final
+
+from pysshfs.cli.usage import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +36,14 @@ def is_journal(fd: int, environ: Mapping[str, str] = os.environ) -> bool:
         found = os.fstat(fd)
         return (str(found.st_dev), str(found.st_ino)) == (device, inode)
     return False
+
+
+def complain(program: str, message: str) -> None:
+    """Say it on standard error: one line, whatever a file name or a server's words in it hold."""
+    line = f"{program}: {printable(message)}"
+    if is_journal(2):
+        line = with_priority(line, logging.ERROR)
+    print(line, file=sys.stderr, flush=True)
 
 
 def with_priority(text: str, level: int) -> str:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from pysshfs.fuse.mountpoint import Place, Wanted
     from pysshfs.fuse.requests import Policy
     from pysshfs.fuse.session import FuseSession
-    from pysshfs.remote.bridge import Bridge
     from pysshfs.remote.connection import ServerConnection
     from pysshfs.vfs.filesystem import Filesystem
     from pysshfs.vfs.undelivered import UndeliveredStore
@@ -76,33 +75,37 @@ def run(
     surroundings.provide_home()
     level = logs.level_of(settings.log_level)
     logs.to_stderr(level, in_foreground=not reporter.will_detach)
-    lock = None
-    try:
-        from pysshfs.fuse import inherited, mountpoint
+    with contextlib.ExitStack() as held:
+        try:
+            from pysshfs.fuse import inherited, mountpoint
 
-        if made is None and inherited.descriptor(invocation.mountpoint) is None:
-            lock = MountLock(mountpoint.absolute(invocation.mountpoint))
-        place = made or mountpoint.prepare(invocation.mountpoint, wanted(invocation))
-        later = _later_log(settings, reporter)
-        tables = vfsconfig.tables(settings)
-        password = [_password_from_stdin()] if settings.password_stdin else []
-    except errors.AlreadyMountedError as note:
-        _release(lock)
-        return Report(ExitCode.OK, str(note))
-    except errors.StartupError as error:
-        _release(lock)
-        return Report(startup_code(error), str(error))
+            if made is None and inherited.descriptor(invocation.mountpoint) is None:
+                held.enter_context(MountLock(mountpoint.absolute(invocation.mountpoint)))
+            place = made or mountpoint.prepare(invocation.mountpoint, wanted(invocation))
+            later = _later_log(settings, reporter)
+            tables = vfsconfig.tables(settings)
+            password = [_password_from_stdin()] if settings.password_stdin else []
+        except errors.AlreadyMountedError as note:
+            return Report(ExitCode.OK, str(note))
+        except errors.StartupError as error:
+            return Report(startup_code(error), str(error))
 
-    def detached() -> None:
-        _release(lock)
-        reporter.detach()
-        if later is not None:
-            logs.switch_to(later, level)
+        def detached() -> None:
+            held.close()
+            reporter.detach()
+            if later is not None:
+                logs.switch_to(later, level)
 
-    if manager.watchdog:
-        # It ends us with SIGABRT when we hang; where, is then in the journal.
-        faulthandler.enable()
-    plan = _Plan(invocation, place, list(options), password, detached, tables, manager)
+        if manager.watchdog:
+            # It ends us with SIGABRT when we hang; where, is then in the journal.
+            faulthandler.enable()
+        return _outcome(
+            _Plan(invocation, place, list(options), password, detached, tables, manager)
+        )
+
+
+def _outcome(plan: _Plan) -> Report:
+    """Mount and serve, to the end."""
     try:
         code = trio.run(_mount_and_serve, plan, strict_exception_groups=True)
     except KeyboardInterrupt:
@@ -114,15 +117,8 @@ def run(
         expected = _expected(group)
         if expected is None:
             raise
-        return Report(_EXIT_CODES.get(type(expected), ExitCode.FAILURE), str(expected))
-    finally:
-        _release(lock)
+        return Report(startup_code(expected), str(expected))
     return Report(code, "")
-
-
-def _release(lock: MountLock | None) -> None:
-    if lock is not None:
-        lock.release()
 
 
 def wanted(invocation: Invocation) -> Wanted:
@@ -137,7 +133,7 @@ def wanted(invocation: Invocation) -> Wanted:
     )
 
 
-def startup_code(error: errors.StartupError) -> ExitCode:
+def startup_code(error: errors.PysshfsError) -> ExitCode:
     """Of the command that this error ends."""
     return _EXIT_CODES.get(type(error), ExitCode.FAILURE)
 
@@ -184,12 +180,6 @@ class _Plan(NamedTuple):
     manager: Manager
 
 
-@trio.lowlevel.enable_ki_protection
-async def _run_bridge(bridge: Bridge, task_status: trio.TaskStatus[None]) -> None:
-    """Ctrl-C ends the main task, never a callback of asyncio's in the middle of its work."""
-    await bridge.run(task_status)
-
-
 async def _mount_and_serve(plan: _Plan) -> ExitCode:
     from pysshfs.remote.bridge import Bridge
     from pysshfs.remote.connection import ServerConnection
@@ -203,7 +193,7 @@ async def _mount_and_serve(plan: _Plan) -> ExitCode:
     bridge = Bridge()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(plan.manager.keep_alive)
-        await nursery.start(_run_bridge, bridge)
+        await nursery.start(bridge.run)
         connection = ServerConnection(
             bridge,
             Target(Hop(source.host, source.user, None), source.path, settings.sftp_server),
@@ -388,13 +378,11 @@ def _mount_options(plan: _Plan) -> list[bytes]:
     """As libfuse takes them. The file system type shows as fuse.pysshfs, the source as given."""
     from pysshfs.fuse.session import escape_option
 
-    settings = plan.invocation.settings
-    fsname = os.fsencode(settings.fsname or plan.invocation.source.text)
-    subtype = os.fsencode(settings.subtype or "pysshfs")
+    shown = wanted(plan.invocation)
     return [
         *(os.fsencode(option) for option in plan.options),
-        b"fsname=" + escape_option(fsname),
-        b"subtype=" + escape_option(subtype),
+        b"fsname=" + escape_option(shown.source),
+        b"subtype=" + escape_option(os.fsencode(shown.fstype.removeprefix("fuse."))),
     ]
 
 

@@ -81,7 +81,7 @@ def _uses(pid: int, entry: MountEntry, mounts: set[int]) -> Iterator[str]:
             yield words
     for number in os.listdir(f"/proc/{pid}/fdinfo"):
         with contextlib.suppress(OSError):
-            if _mount_id(f"/proc/{pid}/fdinfo/{number}") in mounts:
+            if mountinfo.mount_id_of(f"/proc/{pid}/fdinfo/{number}") in mounts:
                 yield "open file"
                 break
     if _maps(pid, entry):
@@ -94,18 +94,9 @@ def _mount_of_link(link: str) -> int | None:
     except OSError:
         return None
     try:
-        return _mount_id(f"/proc/self/fdinfo/{fd}")
+        return mountinfo.mount_id_of(f"/proc/self/fdinfo/{fd}")
     finally:
         os.close(fd)
-
-
-def _mount_id(path: str) -> int | None:
-    with open(path, encoding="ascii", errors="replace") as file:
-        for line in file:
-            name, _, value = line.partition(":")
-            if name == "mnt_id":
-                return int(value)
-    return None
 
 
 def _maps(pid: int, entry: MountEntry) -> bool:

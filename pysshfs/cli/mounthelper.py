@@ -9,7 +9,6 @@ always mounts in the background. For an ordinary user mount(8) has given up its 
 from __future__ import annotations
 
 import getopt
-import logging
 import sys
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -79,10 +78,7 @@ def _mount_code(code: int) -> int:
 
 
 def _say(message: str) -> None:
-    line = f"{_NAME}: {printable(message)}"
-    if journal.is_journal(2):
-        line = journal.with_priority(line, logging.ERROR)
-    print(line, file=sys.stderr, flush=True)
+    journal.complain(_NAME, message)
 
 
 # --- the command line ---------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import hashlib
 import logging
 import os
 from pathlib import Path
+from typing import Self
 
 from pysshfs.cli.control_client import private_directory
 
@@ -31,6 +32,12 @@ class MountLock:
         except OSError as error:
             log.warning("no lock for mounting on %s: %s", place, error)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
     def forget(self) -> None:
         """In a child that is not to hold it on."""
         if self._fd is not None:
@@ -38,6 +45,7 @@ class MountLock:
             self._fd = None
 
     def release(self) -> None:
+        """Once, or again: the end of the `with` does."""
         if self._fd is not None:
             with contextlib.suppress(OSError):
                 self._path.unlink()

@@ -153,9 +153,9 @@ class Settings(NamedTuple):
 
 
 _FOREVER = 1_000_000_000  # seconds; a bound only so that arithmetic with times stays exact
-_HIGHEST_ID = (1 << 32) - 2  # the id above it means "none" to the kernel
+HIGHEST_ID = (1 << 32) - 2  # the id above it means "none" to the kernel
 _TIMES = (0, _FOREVER)
-_ID = (0, _HIGHEST_ID)
+_ID = (0, HIGHEST_ID)
 _MODE = (0, 0o777)
 
 

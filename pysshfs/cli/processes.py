@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pysshfs.cli.procstat import is_alive
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -39,15 +41,6 @@ def processes_naming(path: Path) -> list[int]:
                 if os.fsencode(path) in arguments:
                     found.append(int(entry.name))
     return found
-
-
-def is_alive(pid: int) -> bool:
-    """Whether the process is there and not merely waiting for its parent to take note."""
-    try:
-        # The name of the command is in brackets and may hold brackets itself.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 def all_ended(pids: Iterable[int], deadline: float) -> bool:

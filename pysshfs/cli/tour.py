@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from pysshfs.cli.exitcodes import DESCRIPTIONS, ExitCode
 from pysshfs.cli.processes import (
     all_ended,
-    is_alive,
     pidfd,
     processes_naming,
     resolved,
     script,
 )
+from pysshfs.cli.procstat import is_alive
 from pysshfs.fuse import mountinfo, mountpoint
 
 if TYPE_CHECKING:

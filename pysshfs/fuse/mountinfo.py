@@ -104,6 +104,17 @@ def mount_of(connection: int) -> MountEntry | None:
     return None
 
 
+def mount_id_of(fdinfo: str) -> int | None:
+    """In which mount a descriptor's file is, by its /proc/PID/fdinfo/FD (proc_pid_fdinfo(5)), which
+    asks the kernel's table of descriptors and not the filesystem. Raises OSError."""
+    with open(fdinfo, "rb") as table:
+        for line in table:
+            name, _, value = line.partition(b":")
+            if name == b"mnt_id":
+                return int(value)
+    return None
+
+
 def owner(entry: MountEntry) -> int:
     """The user whose mount it is (mount.fuse(8): user_id)."""
     return _number(entry, "user_id=")

@@ -134,7 +134,9 @@ class _LocalMounts:
         self._known: dict[int, bool] = {}
 
     def has(self, descriptor: int) -> bool:
-        number = _mount_of(descriptor)
+        number = mountinfo.mount_id_of(f"/proc/self/fdinfo/{descriptor}")
+        if number is None:
+            return False
         if number not in self._known:
             self._known = dict(self._read())
         return self._known.get(number, False)
@@ -143,13 +145,3 @@ class _LocalMounts:
     def _read() -> Iterator[tuple[int, bool]]:
         for entry in mountinfo.mounts():
             yield entry.mount_id, entry.fstype in _LOCAL
-
-
-def _mount_of(descriptor: int) -> int:
-    """Asks the kernel's table of descriptors, not the file system (proc_pid_fdinfo(5))."""
-    with open(f"/proc/self/fdinfo/{descriptor}", "rb") as table:
-        for line in table:
-            key, _, value = line.partition(b":")
-            if key == b"mnt_id":
-                return int(value)
-    raise ValueError("no mnt_id")

@@ -247,8 +247,10 @@ class Bridge:
             self._was_woken = True
             self._waiting.cancel()
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Step the loop until cancelled, then end what still runs in it and close it."""
+        """Step the loop until cancelled, then end what still runs in it and close it. Ctrl-C ends
+        the main task, never a callback of asyncio's in the middle of its work."""
         self._token = trio.lowlevel.current_trio_token()
         instrument = _BeforeWaiting(self._flush)
         trio.lowlevel.add_instrument(instrument)

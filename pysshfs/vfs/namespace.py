@@ -18,6 +18,7 @@ from pysshfs.remotefs import AttributeChange, OpenMode
 from pysshfs.reply import unless_interrupted
 from pysshfs.vfs import diagnose
 from pysshfs.vfs.ahead import Ahead
+from pysshfs.vfs.directories import DirectoryStream
 from pysshfs.vfs.readlink import ReadLink
 from pysshfs.vfs.repeat import Removing, is_missing
 from pysshfs.vfs.sanity import NAME_MAX, FileAttributes, is_special
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from pysshfs.reply import Reply
     from pysshfs.vfs.call import Change, OpenFileHandle
-    from pysshfs.vfs.directories import DirectoryStream
     from pysshfs.vfs.inodes import Inode
     from pysshfs.vfs.repeat import Making
     from pysshfs.vfs.server import Server
@@ -334,18 +334,21 @@ class Namespace:
     async def _is_link_to_empty(self, parent: Inode, name: bytes) -> bool:
         """Whether what is seen as a directory is a link to one. ENOTEMPTY when that has names in
         it."""
-        server, path = self._tree.server, self._tree.child_path(parent, name)
+        tree = self._tree
         try:
-            await server.readlink(path)
+            await tree.server.readlink(tree.child_path(parent, name))
         except RemoteStatusError:
             return False
-        handle = await server.opendir(path)
+        directory = tree.inodes.intern(parent, name)
+        tree.inodes.hold(directory)
+        tree.cache.drop_listing(directory.number)
+        stream = DirectoryStream(tree, directory)
         try:
-            while (entries := await server.readdir(handle)) is not None:
-                if any(entry.name not in (b".", b"..") for entry in entries):
-                    raise FilesystemError(errno.ENOTEMPTY)
+            if await stream.read_ahead(0) != 0:
+                raise FilesystemError(errno.ENOTEMPTY)
         finally:
-            server.closedir(handle)
+            stream.close()
+            tree.inodes.let_go(directory)
         return True
 
     def _about_to_remove(

@@ -122,8 +122,7 @@ class Tree:
         return known
 
     def in_local_terms(self, inode: Inode, expected: Expected) -> FileAttributes:
-        attributes = expected.attributes._replace(size=inode.known_size)
-        return self.owners.to_local(checked_attributes(attributes))
+        return self._believed(expected.attributes._replace(size=inode.known_size))
 
     def foretold(self, inode: Inode) -> FileAttributes | None:
         """What the file will be when all that was sent is carried out, if that is certain."""
@@ -263,7 +262,12 @@ class Tree:
         Raises ESTALE when it is of another type: that is another file, hence another inode, and
         this one has lost its name.
         """
-        known = self.owners.to_local(checked_attributes(attributes))
+        return self._remember(inode, self._believed(attributes), sent_at)
+
+    def _believed(self, attributes: Attributes) -> FileAttributes:
+        return self.owners.to_local(checked_attributes(attributes))
+
+    def _remember(self, inode: Inode, known: FileAttributes, sent_at: int) -> FileAttributes:
         kind = stat.S_IFMT(known.mode)
         if inode.kind not in (None, kind):
             if inode.parent is not None:
@@ -280,12 +284,12 @@ class Tree:
     ) -> tuple[Inode, FileAttributes]:
         """`remember` for what was found under a name, as the inode that is known there or, when
         that was of another type, as a new one. Leaves none behind when the attributes are bad."""
-        kind = stat.S_IFMT(self.owners.to_local(checked_attributes(attributes)).mode)
+        found = self._believed(attributes)
         known = self.inodes.child(parent, name)
-        if known is not None and known.kind not in (None, kind):
+        if known is not None and known.kind not in (None, stat.S_IFMT(found.mode)):
             self.vanish(parent, name)
         inode = self.inodes.intern(parent, name)
-        return inode, self.remember(inode, attributes, sent_at)
+        return inode, self._remember(inode, found, sent_at)
 
     def listed(self, parent: Inode, name: bytes) -> FileAttributes | None:
         """What a remembered listing says of a name, if that is current: from then on it is known,

@@ -6,6 +6,7 @@ All of it runs in the event loop of the proxy's thread (`tests/faults/proxy.py`)
 
 from __future__ import annotations
 
+import abc
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,16 +19,16 @@ if TYPE_CHECKING:
     from tests.faults.streams import Connection
 
 
-class Effect:
+class Effect(abc.ABC):
     """Something that happens to one connection."""
 
+    @abc.abstractmethod
     def apply(self, connection: Connection, done: Callable[[], None]) -> None:
         """Begin; `done` is to be called when it has happened in full."""
-        raise NotImplementedError
 
     def undo(self) -> None:
         """End it, for effects that can be ended."""
-        raise NotImplementedError(f"{type(self).__name__} cannot be undone")
+        raise TypeError(f"{type(self).__name__} cannot be undone")
 
 
 class Reset(Effect):

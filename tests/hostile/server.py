@@ -26,7 +26,6 @@ from tests.hostile.tree import EXTENSIONS, Node, ProperServer, Tree, directory, 
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import TracebackType
 
     from tests.hostile.case import Step
 
@@ -330,12 +329,7 @@ class HostileServer:
         assert self._is_ready.wait(20)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._in_loop(self._is_over.set)
         self._thread.join(10)
         self._directory.cleanup()

@@ -13,14 +13,13 @@ from tests.mount import trees
 from tests.mount.places import wait_until
 from tests.mount.trouble import Network, socket_of, status, wait_up
 from tests.support import procs
+from tests.support.commands import CTL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from tests.support.mounts import Mount
-
-_CTL = (sys.executable, "-c", "import sys; from pysshfs.cli.ctl import main; sys.exit(main())")
 
 
 @pytest.fixture
@@ -155,9 +154,9 @@ os.mkdir("made/more")
         (network.served / "made/more").mkdir()
         output, errors = running.communicate(b"\n", timeout=30)
         assert output.split() == [b"failed", b"fine", b"theirs"], errors
-        told = procs.run_limited([*_CTL, "flush", str(mount.mountpoint)], timeout=30, check=False)
+        told = procs.run_limited([*CTL, "flush", str(mount.mountpoint)], timeout=30, check=False)
         assert told.returncode != 0
-        told = procs.run_limited([*_CTL, "flush", str(mount.mountpoint)], timeout=30, check=False)
+        told = procs.run_limited([*CTL, "flush", str(mount.mountpoint)], timeout=30, check=False)
         assert told.returncode == 0
         assert "made/more" in mount.log()
     assert network.saved() == {"theirs": b"ours"}

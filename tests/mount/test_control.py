@@ -15,14 +15,13 @@ import pytest
 
 from pysshfs.cli.ctl_codes import CtlCode
 from tests.support import procs
-from tests.support.commands import Workspace, one_line, wait_until
+from tests.support.commands import CTL, Workspace, one_line, wait_until
 from tests.support.sshd import Sshd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_CTL = [sys.executable, "-c", "import sys; from pysshfs.cli.ctl import main; sys.exit(main())"]
 #: Opens a file on the mount, waits for a line, writes, waits for another, and closes it.
 _WRITER = """
 import sys
@@ -89,7 +88,7 @@ def test_what_is_not_delivered_can_be_waited_for_and_left(
     with silent(own_server):
         writer.write()
         for command in ("flush", "umount"):
-            waiting = work.terminal([*_CTL, command, place])
+            waiting = work.terminal([*CTL, command, place])
             waiting.expect("pysshfsctl: 4,096 bytes are not delivered yet")
             waiting.expect("pysshfsctl: 4,096 bytes to deliver, 0.0 MB/s")
             waiting.send("\x03")

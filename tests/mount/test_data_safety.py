@@ -28,7 +28,7 @@ from tests.mount.trouble import (
     wait_up,
 )
 from tests.support import procs
-from tests.support.commands import Workspace, wait_ended
+from tests.support.commands import CTL, Workspace, wait_ended
 from tests.support.sshd import SFTP_SERVER
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from tests.support.mounts import Mount
     from tests.support.sshd import Sshd
 
-_CTL = (sys.executable, "-c", "import sys; from pysshfs.cli.ctl import main; sys.exit(main())")
 
 #: Works in every way there is, and notes on a local file what was acknowledged. Slots are written
 #: once each, so what comes after an acknowledgement does not change what it was given for.
@@ -170,7 +169,7 @@ def network() -> Iterator[Network]:
 
 def ctl(*words: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": str(procs.ROOT)}
-    return procs.run_limited([*_CTL, *words], timeout=20, check=False, env=env)
+    return procs.run_limited([*CTL, *words], timeout=20, check=False, env=env)
 
 
 def shown(mount: Mount) -> dict[str, Any]:

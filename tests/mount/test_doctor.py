@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 
 from pysshfs.cli import doctor_local
 from pysshfs.cli.ctl_codes import CtlCode
-from tests.support.commands import ORDINARY, Workspace, user_options
+from tests.support.commands import CTL, ORDINARY, Workspace, user_options
 from tests.support.proxy import Proxy
 
 if TYPE_CHECKING:
@@ -25,15 +24,12 @@ if TYPE_CHECKING:
     from tests.support.sshd import Sshd
 
 
-_CTL = [sys.executable, "-c", "import sys; from pysshfs.cli.ctl import main; sys.exit(main())"]
-
-
 class Doctor:
     """Findings by their check: verdict, and all that is said."""
 
     def __init__(self, work: Workspace, *words: str, prefix: Sequence[str] = ()) -> None:
         began = time.monotonic()
-        done = work.run([*prefix, *_CTL, "doctor", "--json", *words], limit=60)
+        done = work.run([*prefix, *CTL, "doctor", "--json", *words], limit=60)
         self.seconds = time.monotonic() - began
         assert done.stderr == "", done.stderr
         self.code = done.returncode

@@ -23,6 +23,7 @@ from pysshfs.cli.ctl_codes import CtlCode
 from pysshfs.cli.exitcodes import ExitCode
 from tests.support import procs
 from tests.support.commands import (
+    CTL,
     ORDINARY,
     Terminal,
     Workspace,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
     from tests.support.sshd import Sshd
 
-_CTL = [sys.executable, "-c", "import sys; from pysshfs.cli.ctl import main; sys.exit(main())"]
 
 # Uses the mount in the way that its first argument names, says so, and waits to be ended.
 _USER = """
@@ -113,7 +113,7 @@ class Programs:
         return process
 
     def ctl(self, work: Workspace, *words: str) -> subprocess.Popen[str]:
-        return self.start([*_CTL, *words], work.env)
+        return self.start([*CTL, *words], work.env)
 
     def close(self) -> None:
         for process in self._started:
@@ -189,7 +189,7 @@ def test_status_says_what_waits_and_that_nothing_is_answered(
     assert request["operation"] == "lookup" and request["path"] == "other"
     assert request["pid"] == request["process"] == reader.pid and request["program"] == "cat"
     assert request["uid"] == os.getuid()
-    status = [*_CTL, "status", str(work.mountpoint)]
+    status = [*CTL, "status", str(work.mountpoint)]
     wait_until("it is said", lambda: work.run(status).returncode == CtlCode.NOT_ANSWERING, limit=15)
     shown = work.run(status).stdout
     assert "not answering: 1 request waiting, none was answered for" in shown
@@ -320,7 +320,7 @@ def test_kill_asks_first_and_means_who_ignores_it_too(
     )
     assert stubborn.stdout is not None and stubborn.stdout.readline() == "ready\n"
     for answer, code in (("no\n", CtlCode.BUSY), ("yes\n", CtlCode.OK)):
-        asking = work.terminal([*_CTL, "umount", "--kill", str(work.mountpoint)])
+        asking = work.terminal([*CTL, "umount", "--kill", str(work.mountpoint)])
         asking.expect("(yes/no)? ")
         asking.send(answer)
         assert asking.wait() == code
@@ -502,7 +502,7 @@ def test_watch_on_a_terminal(work: Workspace, server: Sshd, remote: Path) -> Non
     source = server.source(remote)
     work.mounted(source, *server.options())
     # The interval is for those who only wait: a terminal that changes is drawn at once.
-    watching = work.terminal([*_CTL, "watch", "--interval", "30", str(work.mountpoint)])
+    watching = work.terminal([*CTL, "watch", "--interval", "30", str(work.mountpoint)])
     assert watching.expect("\x1b[?1049h\x1b[?25l") == ""
     frame_of(watching)
     watching.resize(50, 200)

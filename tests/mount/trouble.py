@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pysshfs.cli.control_client import ask, socket_path
-from pysshfs.cli.processes import is_alive
+from pysshfs.cli.procstat import is_alive
 from tests.mount import places
 from tests.mount.places import name_of, read_a_line, wait_until
 from tests.support import procs

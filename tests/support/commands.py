@@ -31,7 +31,6 @@ from tests.support.mounts import provide_control_filesystem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from types import TracebackType
 
     from pysshfs.cli.ctl_codes import CtlCode
     from pysshfs.cli.exitcodes import ExitCode
@@ -39,7 +38,8 @@ if TYPE_CHECKING:
     from tests.support.sshd import Sshd
 
 _PYSSHFS = (sys.executable, "-m", "pysshfs")
-_CTL = (sys.executable, "-c", "import sys; from pysshfs.cli.ctl import main; sys.exit(main())")
+#: The command, whatever is installed.
+CTL = (sys.executable, "-c", "import sys; from pysshfs.cli.ctl import main; sys.exit(main())")
 _MOUNT_HELPER = (
     sys.executable, "-c", "import sys; from pysshfs.cli.mounthelper import main; sys.exit(main())",
 )  # fmt: skip
@@ -246,7 +246,7 @@ class Workspace:
         return made
 
     def ctl(self, *words: str, prefix: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
-        return self.run([*prefix, *_CTL, *words])
+        return self.run([*prefix, *CTL, *words])
 
     # -- the mount ---------------------------------------------------------------------------
 
@@ -298,12 +298,7 @@ class Workspace:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for terminal in self._terminals:
             terminal.close()
         for entry in self._entries():
@@ -355,7 +350,7 @@ def write_commands(directory: Path) -> str:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     usable = [each for each in (sys.executable, f"/usr/bin/{version}") if is_for_everybody(each)]
     interpreter = (usable or [sys.executable])[0]
-    programs = {"pysshfs": _PYSSHFS, "pysshfsctl": _CTL, "mount.pysshfs": _MOUNT_HELPER}
+    programs = {"pysshfs": _PYSSHFS, "pysshfsctl": CTL, "mount.pysshfs": _MOUNT_HELPER}
     for name, (_, *words) in programs.items():
         program = directory / name
         program.write_text(

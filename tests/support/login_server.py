@@ -21,8 +21,6 @@ import asyncssh
 from tests.support import procs
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from asyncssh.auth import KbdIntChallenge, KbdIntResponse
 
 HOST = "127.0.0.1"
@@ -106,12 +104,7 @@ class LoginServer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait(10)
         self._reader.join(10)

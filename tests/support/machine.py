@@ -27,7 +27,6 @@ from tests.support.commands import LIMIT, ORDINARY, Workspace, wait_ended
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from types import TracebackType
 
     from pysshfs.fuse.mountinfo import MountEntry
     from tests.support.sshd import Sshd
@@ -218,12 +217,7 @@ class Machine(Workspace):
         )
         self.run(["sh", "-c", links], check=True)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *failure: object) -> None:
         sockets = [socket_path(each.minor, mountinfo.owner(each)) for each in self._entries()]
         for path in sockets:
             with contextlib.suppress(OSError, ValueError):
@@ -236,7 +230,7 @@ class Machine(Workspace):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)  # the number will be another mount's
         self._release()
-        super().__exit__(kind, exc, trace)
+        super().__exit__(*failure)
 
     def _release(self) -> None:
         """The namespace goes, with its mounts."""

@@ -27,12 +27,9 @@ import sys
 import weakref
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, cast
+from typing import Self, cast
 
 from tests.support import procs
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 #: Bytes that may wait in one direction of a connection before its source is no longer read.
 QUEUE_LIMIT = 64 * 1024 * 1024
@@ -316,12 +313,7 @@ class Proxy:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 

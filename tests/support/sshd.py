@@ -23,7 +23,6 @@ from tests.support import procs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
 SSHD = "/usr/sbin/sshd"
 HOST = "127.0.0.1"
@@ -154,12 +153,7 @@ class Sshd:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             self.stop()
         finally:

@@ -24,6 +24,7 @@ from pysshfs.cli import (
     ctl_status,
     ctl_umount,
     ctl_watch,
+    procstat,
 )
 from pysshfs.cli.ctl_codes import DESCRIPTIONS, CtlCode
 from pysshfs.cli.status_text import rendered
@@ -529,7 +530,7 @@ class TestStatus:
     def test_a_stopped_daemon_is_not_waited_for(
         self, pysshfsctl: Ctl, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(ctl_mounts, "process_state", lambda _: "T")
+        monkeypatch.setattr(procstat, "state", lambda _: "T")
         monkeypatch.setattr(ctl_status, "_time_left", lambda: 3600.0)
         daemon.answers["status"] = None
         code, out, _ = pysshfsctl("status", "/mnt0")
@@ -541,9 +542,9 @@ class TestStatus:
     ) -> None:
         monkeypatch.setattr(ctl_status, "_time_left", lambda: 0.0)
         daemon.delay = 0.1
-        monkeypatch.setattr(ctl_mounts, "process_state", lambda _: "R")
+        monkeypatch.setattr(procstat, "state", lambda _: "R")
         assert pysshfsctl("status", "/mnt0")[0] == CtlCode.OK
-        monkeypatch.setattr(ctl_mounts, "process_state", lambda _: "S")
+        monkeypatch.setattr(procstat, "state", lambda _: "S")
         assert pysshfsctl("status", "/mnt0")[0] == CtlCode.NOT_ANSWERING
 
     def test_a_full_queue_of_questions_is_no_answer(self, pysshfsctl: Ctl, tmp_path: Path) -> None:
