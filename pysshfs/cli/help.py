@@ -4,15 +4,8 @@ The texts are made from the registry alone, so an option that is added there sho
 """
 
 from pysshfs.cli.exitcodes import DESCRIPTIONS
-from pysshfs.cli.options import (
-    OPTIONS,
-    SHORT_OPTIONS,
-    Destination,
-    Group,
-    Kind,
-    Option,
-    ShortOption,
-)
+from pysshfs.cli.options import OPTIONS, SHORT_OPTIONS
+from pysshfs.cli.optiontypes import Destination, Group, Kind, Option, ShortOption
 
 WIDTH = 80
 _HELP_COLUMN = 29

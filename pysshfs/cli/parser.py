@@ -9,18 +9,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pysshfs.cli.help import USAGE, allowed_text
-from pysshfs.cli.options import (
-    SHORT_OPTIONS,
-    Destination,
-    Group,
-    Kind,
-    Option,
-    Settings,
-    ShortOption,
-    Value,
-    find_option,
-    known_names,
-)
+from pysshfs.cli.options import SHORT_OPTIONS, Settings, find_option, known_names
+from pysshfs.cli.optiontypes import Destination, Group, Kind, Option, ShortOption, Value
 from pysshfs.cli.source import Source, parse_source
 from pysshfs.cli.usage import UsageError, shown
 from pysshfs.loginnames import wrong_with_host, wrong_with_user

@@ -8,17 +8,8 @@ import pytest
 
 from pysshfs.cli.exitcodes import DESCRIPTIONS, ExitCode
 from pysshfs.cli.help import WIDTH, allowed_text, default_text, help_text, version_text
-from pysshfs.cli.options import (
-    OPTIONS,
-    SHORT_OPTIONS,
-    Destination,
-    Group,
-    Kind,
-    Option,
-    Settings,
-    find_option,
-    known_names,
-)
+from pysshfs.cli.options import OPTIONS, SHORT_OPTIONS, Settings, find_option, known_names
+from pysshfs.cli.optiontypes import Destination, Group, Kind, Option
 from pysshfs.cli.parser import parse_argv
 
 OURS = [option for option in OPTIONS if option.destination is Destination.OURS]

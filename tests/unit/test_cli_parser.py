@@ -2,7 +2,8 @@
 
 import pytest
 
-from pysshfs.cli.options import OPTIONS, Destination, Kind, Option
+from pysshfs.cli.options import OPTIONS
+from pysshfs.cli.optiontypes import Destination, Kind, Option
 from pysshfs.cli.parser import Action, Invocation, kernel_options, parse_argv, split_options
 from pysshfs.cli.usage import UsageError
 
