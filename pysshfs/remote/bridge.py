@@ -4,8 +4,9 @@ Contract
 - trio owns the thread. `Bridge.run` is the only task that runs asyncio's loop, one iteration at a
   time and never blocking in it: between iterations it waits, through trio, for the loop's epoll
   descriptor, for the next asyncio timer, or for `_wake`. No thread is involved.
-- asyncio code (asyncssh's callbacks, our session's `data_received`) therefore runs inside `run`'s
-  task, never nested in another step, and may call synchronous trio functions such as
+- Connections are read by tasks of their own in `run`'s nursery (`remote/stream.py`).
+- asyncio code (asyncssh's callbacks, our session's `data_received`) therefore runs inside one of
+  these tasks, never nested in another step, and may call synchronous trio functions such as
   `trio.lowlevel.reschedule`. It must not raise out of a callback.
 - What is written to sockets is gathered and sent when trio has run every task that can run, right
   before it waits (`_BeforeWaiting`): many requests, and what asyncssh adds to each, are one system
@@ -27,9 +28,11 @@ import heapq
 import selectors
 from collections.abc import Coroutine
 from concurrent.futures.thread import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple, Unpack, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple, Unpack
 
 import trio
+
+from pysshfs.remote.stream import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -43,86 +46,45 @@ Ts = TypeVarTuple("Ts")
 _A_WHILE: Final = 0.005
 
 
-class _GatheringTransport:
-    """A socket's transport that sends in one piece what is written until trio waits.
-
-    asyncssh writes each packet, and an empty one before it, by itself: two system calls here and
-    two wake-ups of the server for each request, sixteen for a large WRITE.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: _SteppedLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._gathered: list[bytes] = []
-
-    def write(self, data: bytes) -> None:
-        if not self._gathered:
-            self._loop.unsent.append(self)
-        self._gathered.append(data)
-
-    def send(self) -> None:
-        gathered, self._gathered = self._gathered, []
-        if gathered:  # else it was closed meanwhile
-            self._transport.write(gathered[0] if len(gathered) == 1 else b"".join(gathered))
-
-    def close(self) -> None:
-        self.send()
-        self._transport.close()
-
-    def abort(self) -> None:
-        self._gathered = []
-        self._transport.abort()
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._transport, name)
-
-
-class _Gatherer(asyncio.Protocol):
-    """Puts a `_GatheringTransport` under a protocol, then leaves."""
-
-    def __init__(self, protocol: asyncio.Protocol, loop: _SteppedLoop) -> None:
-        self.protocol = protocol
-        self._loop = loop
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.set_protocol(self.protocol)
-        # It stands in for the transport in everything that asyncssh asks of one.
-        self.protocol.connection_made(
-            cast("asyncio.BaseTransport", _GatheringTransport(transport, self._loop))
-        )
-
-
 def _nothing() -> None:
     pass
 
 
 class _SteppedLoop(asyncio.SelectorEventLoop):
-    """A selector loop that says when it has something to do, and gathers what is written."""
+    """A selector loop that says when it has something to do, and puts `Stream`s under protocols."""
 
-    def __init__(self, selector: selectors.BaseSelector, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        selector: selectors.BaseSelector,
+        wake: Callable[[], None],
+        on_stream: Callable[[Stream], None],
+    ) -> None:
         # Set before the base class runs: its constructor may schedule.
         self._stepping = False
         self.ready = False
         self._timer_heap: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._timer_serial = 0
         self._wake_trio = wake
-        self.unsent: list[_GatheringTransport] = []
+        self._on_stream = on_stream
+        self.unsent: list[Stream] = []
         super().__init__(selector)
 
     async def create_connection(  # type: ignore[override]  # the overloads add nothing here
         self, protocol_factory: Callable[[], asyncio.Protocol], *args: Any, **kwargs: Any
     ) -> tuple[asyncio.BaseTransport, asyncio.Protocol]:
-        def gatherer() -> _Gatherer:
-            return _Gatherer(protocol_factory(), self)
+        def stream() -> Stream:
+            return Stream(protocol_factory(), self._has_unsent, self._on_stream)
 
-        transport, gathered = await super().create_connection(gatherer, *args, **kwargs)
-        return transport, gathered.protocol
+        transport, made = await super().create_connection(stream, *args, **kwargs)
+        return transport, made.protocol
+
+    def _has_unsent(self, stream: Stream) -> None:
+        self.unsent.append(stream)
 
     def send_gathered(self) -> None:
         unsent, self.unsent = self.unsent, []
-        for transport in unsent:
-            transport.send()
+        for stream in unsent:
+            stream.send()
 
     def call_soon(
         self,
@@ -211,7 +173,8 @@ class Bridge:
         self._due: list[Callable[[], bool]] = []
         self._was_woken = False
         self._token: trio.lowlevel.TrioToken | None = None
-        self.loop = _SteppedLoop(self._selector, self._wake)
+        self._nursery: trio.Nursery | None = None  # of those that receive
+        self.loop = _SteppedLoop(self._selector, self._wake, self._receive)
         self._threads = _new_threads(self.loop)
 
     def before_waiting(self, write: Callable[[], bool]) -> None:
@@ -242,6 +205,10 @@ class Bridge:
         if self._was_woken and self._token is not None:
             self._token.run_sync_soon(_nothing)  # so it must not wait
 
+    def _receive(self, stream: Stream) -> None:
+        assert self._nursery is not None  # connections are made by the loop, which `run` steps
+        self._nursery.start_soon(stream.receive, self.loop)
+
     def _wake(self) -> None:
         if self._waiting is not None:
             self._was_woken = True
@@ -254,14 +221,15 @@ class Bridge:
         self._token = trio.lowlevel.current_trio_token()
         instrument = _BeforeWaiting(self._flush)
         trio.lowlevel.add_instrument(instrument)
-        task_status.started()
         try:
-            while True:
-                if self.loop.ready:
-                    await trio.lowlevel.checkpoint()  # busy, but others get their turn
-                else:
-                    await self._wait()
-                self.loop.step()
+            async with trio.open_nursery() as self._nursery:
+                task_status.started()
+                while True:
+                    if self.loop.ready:
+                        await trio.lowlevel.checkpoint()  # busy, but others get their turn
+                    else:
+                        await self._wait()
+                    self.loop.step()
         finally:
             trio.lowlevel.remove_instrument(instrument)
             self._flush()

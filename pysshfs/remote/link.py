@@ -39,7 +39,7 @@ from pysshfs.errors import (
     SftpRefusedError,
     UnreachableError,
 )
-from pysshfs.remote import client
+from pysshfs.remote import client, fastpath
 from pysshfs.remote.explain import explained
 from pysshfs.remote.extra import ExtraSessions
 from pysshfs.remote.session import SftpSession, Traffic, words_of
@@ -126,6 +126,7 @@ class Link:
             # A reconnect has its own pace.
             attempts = 1 if self._route.settled else waypoint.config.connection_attempts
             hop = await self._open_hop(waypoint, attempts)
+            fastpath.hasten(hop)
             self._hops.append(hop)
             if index == 0:
                 # Whoever closes it, and asyncssh does before it says so, this is what it means:
@@ -222,6 +223,7 @@ class Link:
         if least < _LEAST_PACKET:
             channel.abort()
             raise SftpRefusedError(f"the server takes packets of {least} bytes only")
+        session.write_by(fastpath.writer(channel))
         self.server_version = str(last.get_extra_info("server_version", ""))
         self.login = str(last.get_extra_info("username", ""))
         self.cipher = str(last.get_extra_info("recv_cipher", ""))

@@ -96,6 +96,7 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
         self.is_unhurried = False  # what is sent now goes `lazily`, whatever it is
         self._clock = clock
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
+        self._write: Callable[[bytes], None]  # to the channel, once there is one
         self._pending: dict[int, Pending] = {}
         self._next_id = 0
         self._buffer = bytearray()
@@ -252,16 +253,21 @@ class SftpSession(asyncssh.SSHClientSession[bytes]):
             return False
         try:
             for piece in _joined(outgoing):
-                channel.write(piece)
+                self._write(piece)
         except (OSError, asyncssh.Error) as error:
             self.fail(ConnectionLostError(f"cannot send: {error}"))
             return True
         return False
 
+    def write_by(self, write: Callable[[bytes], None]) -> None:
+        """Write to the channel by that from now on, to the same effect as by the channel's own."""
+        self._write = write
+
     # --- asyncssh's callbacks ---------------------------------------------------------------
 
     def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
         self._channel = chan
+        self._write = chan.write
 
     def connection_lost(self, exc: Exception | None) -> None:
         reason = words_of(exc) if exc else "the server closed the connection"

@@ -15,7 +15,7 @@ import pytest
 import trio
 import trio.testing
 
-from pysshfs.remote.bridge import Bridge, _GatheringTransport
+from pysshfs.remote.bridge import Bridge
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -402,42 +402,6 @@ def test_ctrl_c_in_trio_ends_a_call() -> None:
 # --- what is sent -------------------------------------------------------------------------------
 
 
-class Wire(asyncio.Transport):
-    """Takes what is sent, piece by piece."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sent: list[bytes] = []
-
-    def write(self, data: bytes | bytearray | memoryview[int]) -> None:
-        self.sent.append(bytes(data))
-
-
-def test_what_tasks_write_before_anybody_waits_is_sent_in_one_piece() -> None:
-    async def main(bridge: Bridge) -> list[bytes]:
-        wire = Wire()
-        transport = _GatheringTransport(wire, bridge.loop)
-
-        async def write(text: bytes) -> None:
-            def send() -> bool:
-                transport.write(text)
-                return False
-
-            bridge.before_waiting(send)
-            assert wire.sent == []
-
-        async with trio.open_nursery() as nursery:
-            for number in range(5):
-                nursery.start_soon(write, b"%d" % number)
-        await trio.testing.wait_all_tasks_blocked()
-        transport.write(b"later")
-        await trio.testing.wait_all_tasks_blocked()
-        return wire.sent
-
-    together, later = bridged(main)
-    assert sorted(together) == list(b"01234") and later == b"later"
-
-
 def test_a_task_that_a_failed_write_wakes_runs_at_once() -> None:
     """trio has computed how long it waits when things are written."""
 
@@ -453,16 +417,3 @@ def test_a_task_that_a_failed_write_wakes_runs_at_once() -> None:
             await event.wait()
 
     bridged(main)
-
-
-def test_nothing_is_sent_behind_an_abort() -> None:
-    async def main(bridge: Bridge) -> list[bytes]:
-        wire = Wire()
-        transport = _GatheringTransport(wire, bridge.loop)
-        wire.abort = lambda: None  # type: ignore[method-assign]  # the wire needs none
-        transport.write(b"never")
-        transport.abort()
-        await trio.testing.wait_all_tasks_blocked()
-        return wire.sent
-
-    assert bridged(main) == []
