@@ -95,14 +95,17 @@ class Request(caller.Caller):
     )
 
     def __init__(
-        self, current: tuple[int, str, int, int, int, int], args: tuple[Any, ...] = ()
+        self,
+        current: tuple[int, str, int, int, int, int],
+        args: tuple[Any, ...] = (),
+        limit: float = math.inf,
     ) -> None:
-        """`args` are the handler's."""
+        """`args` are the handler's; it gives up after `limit` seconds."""
         self.args = args
         self.serial, self.operation, self.inode, _, tid, self.uid = current
         super().__init__(tid)
-        self.scope = trio.CancelScope()
         self.began = trio.current_time()
+        self.scope = trio.CancelScope(deadline=self.began + limit)
         self.started = time.monotonic()
         self.interrupted = False  # if the scope is cancelled, it is for that: EINTR
         self.deadlocked = False  # if the scope is cancelled, it is for that: EDEADLK
@@ -240,10 +243,9 @@ class Requests:
     # --- the guard --------------------------------------------------------------------------
 
     def _begin(self, args: tuple[Any, ...]) -> Request:
-        request = Request(_session.current(), args)
-        is_others = request.uid != self._policy.owner and request.tid != 0
-        limit = self._others_limit if is_others else self._limit
-        request.scope.deadline = request.began + limit
+        current = _session.current()
+        is_others = current[-1] != self._policy.owner and current[-2] != 0
+        request = Request(current, args, self._others_limit if is_others else self._limit)
         if self._deadlock.is_expected(request.tid, request.operation):
             request.deadlocked = True
             request.end_by(request.began + deadlock.PATIENCE)
