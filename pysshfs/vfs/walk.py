@@ -63,6 +63,8 @@ _MOST_MISSED: Final = 256
 _MOST_EXPECTED: Final = 4096
 # Directories whose subdirectories wait to be fetched.
 _MOST_WAITING: Final = 256
+# Seconds: a walk of a large tree asks for room at each of its steps.
+_SEARCH_INTERVAL: Final = 0.25
 
 
 class WalkAhead:
@@ -95,6 +97,7 @@ class WalkAhead:
         # Fetched and not asked for: the room that each listing takes, by inode number, and in all.
         self._unused: dict[int, int] = {}
         self._unused_room = 0
+        self._searched_at = -math.inf  # for those that the cache has dropped
         self._wake = trio.Event()
         self.fetched = 0
         self.wasted = 0
@@ -288,6 +291,10 @@ class WalkAhead:
     def _has_room(self) -> bool:
         if self._unused_room <= self._most_unused:
             return True  # the usual case, for each directory of a walk: nothing is searched
+        now = self._tree.cache.clock()
+        if now < self._searched_at + _SEARCH_INTERVAL:
+            return False
+        self._searched_at = now
         for number in [n for n in self._unused if self._tree.cache.listing(n) is None]:
             self._not_unused(number)
             self.wasted += 1
