@@ -54,10 +54,23 @@ class Stream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        transport.pause_reading()
         self._fd = transport.get_extra_info("socket").fileno()
         self.protocol.connection_made(cast("asyncio.BaseTransport", self))
-        self._on_made(self)
+        # Not at once: with Python 3.11.2 (not with 3.11.7) asyncio begins to read right after this,
+        # whether reading was paused here or not.
+        asyncio.get_running_loop().call_soon(self._take_over)
+
+    def _take_over(self) -> None:
+        """Have asyncio not read any more, and begin to."""
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+            self._on_made(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.protocol.data_received(data)  # read by asyncio before `_take_over`
+
+    def eof_received(self) -> bool | None:
+        return self.protocol.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end()  # the socket is closed right after this
