@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self, TypeVar
 
 from tests.faults.spots import BOTH, Spot, Way
 from tests.faults.streams import Connection, Mode
+from tests.support.sockets import reset
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -196,12 +197,12 @@ class FaultProxy:
     def reset_holes(self) -> None:
         """Reset the connections that were accepted and never answered."""
 
-        def reset() -> None:
+        def reset_all() -> None:
             holes, self._holes = self._holes, []
             for each in holes:
-                _reset(each)
+                reset(each)
 
-        self.call(reset)
+        self.call(reset_all)
 
     # -- counters ----------------------------------------------------------------------------
 
@@ -272,7 +273,7 @@ class FaultProxy:
         if self._newcomers is Newcomers.HOLE:
             self._holes.append(client)
         elif self._newcomers is Newcomers.RESET:
-            _reset(client)
+            reset(client)
         else:
             self._join(client)
 
@@ -281,7 +282,7 @@ class FaultProxy:
             # Loopback says yes or no at once.
             server = socket.create_connection((HOST, self._to_port), _CONNECT_LIMIT)
         except OSError:
-            _reset(client)
+            reset(client)
             return
         number = len(self._connections) + 1
         connection = Connection(number, self._loop, client, server, self.problems.append)
@@ -332,7 +333,7 @@ class FaultProxy:
                 flow.mode = Mode.STOP
             each.close(reset=True)
         for hole in self._holes:
-            _reset(hole)
+            reset(hole)
 
 
 def _count(connection: Connection) -> Count:
@@ -341,8 +342,3 @@ def _count(connection: Connection) -> Count:
         for flow in (connection.flows[way] for way in BOTH)
     )
     return Count(connection.number, not connection.gone, there, back)
-
-
-def _reset(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    sock.close()

@@ -12,12 +12,12 @@ import enum
 import errno
 import fcntl
 import socket
-import struct
 import termios
 from typing import TYPE_CHECKING, Final, Protocol
 
 from tests.faults.framing import Framing, FramingError, check_countable
 from tests.faults.spots import BOTH, Way
+from tests.support.sockets import reset_when_closed
 
 if TYPE_CHECKING:
     import asyncio
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 _CHUNK: Final = 256 * 1024
 _FULL: Final = 1024 * 1024  # bytes that wait for a socket before their source is no longer read
-_LINGER_RESET: Final = struct.pack("ii", 1, 0)  # struct linger: closing sends RST
 _DRAIN_STEP: Final = 0.0005
 _DRAIN_LIMIT: Final = 5.0
 
@@ -274,7 +273,7 @@ class Connection:
         self.loop.remove_writer(sock)
         if reset:
             with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+                reset_when_closed(sock)
         sock.close()
         self.gone = all(map(self.is_closed, self._sockets.values()))
 

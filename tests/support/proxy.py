@@ -21,7 +21,6 @@ import selectors
 import signal
 import socket
 import stat
-import struct
 import subprocess
 import sys
 import weakref
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import Self, cast
 
 from tests.support import procs
+from tests.support.sockets import reset_when_closed
 
 #: Bytes that may wait in one direction of a connection before its source is no longer read.
 QUEUE_LIMIT = 64 * 1024 * 1024
@@ -206,8 +206,7 @@ class Pair:
         """End both sides as a crashed machine would."""
         for end in (self.client, self._server):
             if end.transport is not None and not end.lost:
-                sock = end.transport.get_extra_info("socket")
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                reset_when_closed(end.transport.get_extra_info("socket"))
                 end.transport.abort()
 
 

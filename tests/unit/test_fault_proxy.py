@@ -24,6 +24,7 @@ from tests.faults.effects import (
 from tests.faults.framing import Ciphers, Framing, FramingError, check_countable
 from tests.faults.proxy import FaultProxy, Newcomers
 from tests.faults.spots import AFTER, Spot, Way
+from tests.support.sockets import reset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -276,8 +277,7 @@ def test_a_reset_of_one_side_is_one_of_the_other(plain: Ends) -> None:
     client, server = plain.joined()
     client.sendall(b"last words")
     wait_for(lambda: plain.proxy.newest().to_server.bytes == 10)
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    client.close()
+    reset(client)
     assert to_the_end(server) == (b"last words", "reset")
 
 

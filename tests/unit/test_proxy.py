@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.proxy import OVERHEAD, QUEUE_LIMIT, Proxy
+from tests.support.sockets import reset
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,8 +146,7 @@ def test_a_reset_target_ends_the_connection(listener: socket.socket) -> None:
     with Proxy(port_of(listener), 2) as proxy:
         client, target = joined(listener, proxy)
         with client:
-            target.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-            target.close()
+            reset(target)
             assert receive(client) == b""
 
 

@@ -16,6 +16,7 @@ import trio.testing
 
 from pysshfs.remote.bridge import Bridge
 from pysshfs.remote.stream import Stream
+from tests.support.sockets import reset
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -254,8 +255,7 @@ def test_a_protocol_may_go_on_writing_behind_the_end() -> None:
 
 def test_a_reset_is_told_as_the_error_it_is() -> None:
     async def body(rig: Rig) -> None:
-        rig.theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        rig.theirs.close()
+        reset(rig.theirs)
         await rig.protocol.until_lost()
         assert isinstance(rig.protocol.error, OSError)
         assert rig.protocol.error.errno == errno.ECONNRESET
@@ -315,8 +315,7 @@ def test_one_that_is_closed_before_its_turn_receives_nothing_of_what_gets_its_nu
 
 def test_a_write_that_fails_ends_reading_too() -> None:
     async def body(rig: Rig) -> None:
-        rig.theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        rig.theirs.close()
+        reset(rig.theirs)
         # The error is the socket's; who comes first gets it, and the other must do nothing.
         rig.stream.write(b"x")
         rig.stream.send()
