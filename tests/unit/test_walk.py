@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     import pytest
 
+    from pysshfs.vfs.cache import CachedListing
+
 ROUND_TRIP = 0.05
 WIDTH, DEPTH = 4, 3
 
@@ -125,6 +127,38 @@ async def test_what_is_fetched_and_not_asked_for_is_bounded_and_counted() -> Non
             await mount.names(path)
         await settle()
         assert mount.fs.statistics()["listed_in_vain"] >= ahead - 2
+
+
+async def test_room_is_not_searched_for_at_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large tree as much is ahead as may be, all the time; what is ahead is gone through to
+    see what has expired."""
+    config = VfsConfig(cache_entries=80)
+    made = MemoryTree()
+    for i in range(60):
+        made.mkdir(b"d%02d" % i)
+    async with mounted(made, config=config) as mount:
+        for path in (b"", b"d00", b"d01"):
+            await mount.names(path)
+        await settle()
+        ahead = mount.fs.tree.walk
+        assert ahead._unused_room > ahead._most_unused
+        looked_at: list[int] = []
+        listing = mount.fs.tree.cache.listing
+
+        def counted(number: int) -> CachedListing | None:
+            looked_at.append(number)
+            return listing(number)
+
+        monkeypatch.setattr(mount.fs.tree.cache, "listing", counted)
+        await trio.sleep(1)
+        assert not ahead._has_room()
+        once = len(looked_at)
+        assert once == len(ahead._unused)
+        assert not ahead._has_room()
+        assert len(looked_at) == once
+        await trio.sleep(walk._SEARCH_INTERVAL)
+        assert not ahead._has_room()
+        assert len(looked_at) == 2 * once
 
 
 async def test_an_opendir_waits_for_its_listing_that_is_under_way() -> None:
