@@ -244,7 +244,8 @@ class Requests:
 
     def _begin(self, args: tuple[Any, ...]) -> Request:
         current = _session.current()
-        is_others = current[-1] != self._policy.owner and current[-2] != 0
+        *_, tid, uid = current
+        is_others = uid != self._policy.owner and tid != 0
         request = Request(current, args, self._others_limit if is_others else self._limit)
         if self._deadlock.is_expected(request.tid, request.operation):
             request.deadlocked = True

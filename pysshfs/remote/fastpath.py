@@ -3,10 +3,11 @@
 asyncssh treats each packet alike: it copies what is behind it in the receive buffer, makes a cipher
 object for it, describes it for its log, and sends an empty packet (MSG_IGNORE) ahead of each of its
 own. For key exchange, login and channel requests that is of no weight; for the thousands of
-CHANNEL_DATA packets a second of which a mount lives it was more than all the rest of a read. So
-`Connection`, a `SSHClientConnection` of asyncssh's, treats CHANNEL_DATA under AES-GCM by itself and
-leaves every other packet, and every case that is not the plain one, to asyncssh: that packet then
-takes asyncssh's way from its first byte, with asyncssh's checks and asyncssh's errors.
+CHANNEL_DATA packets a second of which a mount lives it was more than a third of the daemon's
+processor time in a sequential read. So `Connection`, a `SSHClientConnection` of asyncssh's, treats
+CHANNEL_DATA under AES-GCM by itself (and drops what is to be ignored), and leaves every other
+packet, and every case that is not the plain one, to asyncssh: that packet then takes asyncssh's way
+from its first byte, with asyncssh's checks and errors, and what has come behind it follows.
 
 What it relies on are private attributes of asyncssh, so it is used with versions for which it is
 known to be right (`_KNOWN`); with any other, and any other cipher, all goes through asyncssh, only
@@ -60,7 +61,10 @@ def hasten(connection: asyncssh.SSHClientConnection) -> None:
     if type(connection) is asyncssh.SSHClientConnection and asyncssh.__version__.startswith(_KNOWN):
         connection.__class__ = Connection
     else:
-        log.info("asyncssh %s: every packet takes its own way", asyncssh.__version__)
+        log.info(
+            "asyncssh %s is not known here: transfers take more of the processor's time",
+            asyncssh.__version__,
+        )
 
 
 def writer(channel: asyncssh.SSHClientChannel[bytes]) -> Callable[[bytes], None]:
@@ -86,6 +90,11 @@ class _Keys:
         self.encryption = encryption
         self.cipher: GCMCipher = encryption._cipher
         self.aead = AESGCM(self.cipher._key)
+
+    @classmethod
+    def of(cls, encryption: GCMEncryption, kept: _Keys | None) -> _Keys:
+        """`kept`, unless the keys have changed."""
+        return kept if kept is not None and kept.encryption is encryption else cls(encryption)
 
 
 class Connection(asyncssh.SSHClientConnection):
@@ -121,10 +130,8 @@ class Connection(asyncssh.SSHClientConnection):
             or self._recv_handler != self._recv_pkthdr
         ):
             return None
-        keys = self._receive_keys
-        if keys is None or keys.encryption is not encryption:
-            keys = self._receive_keys = _Keys(encryption)
-        return keys
+        self._receive_keys = _Keys.of(encryption, self._receive_keys)
+        return self._receive_keys
 
     def _take_apart(self, data: bytes, view: memoryview, keys: _Keys) -> None:
         """Every whole packet of `data`; what is left goes to asyncssh's buffer."""
@@ -132,18 +139,17 @@ class Connection(asyncssh.SSHClientConnection):
         while len(view) - at >= _LENGTH + _TAG:
             length = int.from_bytes(view[at : at + _LENGTH], "big")
             end = at + _LENGTH + length + _TAG
-            is_whole = end <= len(view) and length <= self._max_recv_pktlen
-            if is_whole and self._deliver(view[at:end], keys):
-                at = end
-                if self._transport is None:
-                    return  # closed by what was received
-                continue
-            if end <= len(view) or length > self._max_recv_pktlen:
+            is_too_long = length > self._max_recv_pktlen
+            if end > len(view) and not is_too_long:
+                break
+            if is_too_long or not self._deliver(view[at:end], keys):
                 # asyncssh's, and all that is here behind it.
                 self._inpbuf = data[at:]
                 self._recv_data()
                 return
-            break
+            at = end
+            if self._transport is None:
+                return  # closed by what was received
         self._inpbuf = data[at:]
 
     def _deliver(self, packet: memoryview, keys: _Keys) -> bool:
@@ -203,9 +209,7 @@ class Connection(asyncssh.SSHClientConnection):
         ):
             channel.write(data)
             return
-        keys = self._send_keys
-        if keys is None or keys.encryption is not encryption:
-            keys = self._send_keys = _Keys(encryption)
+        keys = self._send_keys = _Keys.of(encryption, self._send_keys)
         at = 0
         with memoryview(data) as view:
             while at < len(view):

@@ -5,7 +5,7 @@ what asyncssh asks of a transport it is that. asyncio keeps what is hard, making
 sending what the socket does not take at once, closing. Two things it does not do any more:
 
 - It does not read. A turn of its loop for each reply, in an epoll of its own inside trio's, cost a
-  fifth of a sequential read. `receive`, a trio task of the bridge's, waits for the socket itself
+  sixth of a sequential read. `receive`, a trio task of the bridge's, waits for the socket itself
   and gives asyncssh's protocol what came, with the loop marked as running.
 - It does not send each piece. asyncssh writes each packet, and often an empty one before it, by
   itself: two system calls here and two wake-ups of the server for each request, sixteen for a large

@@ -25,12 +25,33 @@ GCM = "aes128-gcm@openssh.com"
 KEY = asyncssh.generate_private_key("ssh-ed25519")
 
 
-class Far(asyncssh.SSHServerSession[bytes]):
-    """The server's end of the channel."""
+class End:
+    """What one end of the channel has received, for whoever waits for it."""
 
     def __init__(self) -> None:
         self.received = b""
-        self.more = asyncio.Event()
+        self.ended = False
+        self.changed = asyncio.Event()
+
+    async def _until(self, is_there: Callable[[], bool]) -> None:
+        async with asyncio.timeout(LIMIT):
+            while not is_there():
+                self.changed.clear()
+                await self.changed.wait()
+
+    async def until_size(self, size: int) -> None:
+        await self._until(lambda: len(self.received) >= size)
+
+    async def until(self, data: bytes) -> None:
+        await self.until_size(len(data))
+        assert self.received == data
+
+    async def until_ended(self) -> None:
+        await self._until(lambda: self.ended)
+
+
+class Far(End, asyncssh.SSHServerSession[bytes]):
+    """The server's."""
 
     def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
         self.channel: Any = chan
@@ -40,14 +61,7 @@ class Far(asyncssh.SSHServerSession[bytes]):
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
         self.received += data
-        self.more.set()
-
-    async def until(self, data: bytes) -> None:
-        async with asyncio.timeout(LIMIT):
-            while len(self.received) < len(data):
-                self.more.clear()
-                await self.more.wait()
-        assert self.received == data
+        self.changed.set()
 
     def send_raw(self, kind: int, *fields: bytes) -> None:
         """A packet that asyncssh would not send like this."""
@@ -72,14 +86,12 @@ class Server(asyncssh.SSHServer):
         return self._connection.create_server_channel(encoding=None), self._far
 
 
-class Near(asyncssh.SSHClientSession[bytes]):
-    """Our end, in the place of an SFTP session."""
+class Near(End, asyncssh.SSHClientSession[bytes]):
+    """Ours, in the place of an SFTP session."""
 
     def __init__(self) -> None:
-        self.received = b""
+        super().__init__()
         self.pieces: list[tuple[bytes, object]] = []
-        self.ended = False
-        self.more = asyncio.Event()
         self.on_data: Callable[[], None] = lambda: None
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
@@ -87,24 +99,12 @@ class Near(asyncssh.SSHClientSession[bytes]):
         self.pieces.append((data, datatype))
         self.received += data
         self.on_data()
-        self.more.set()
+        self.changed.set()
 
     def eof_received(self) -> bool:
         self.ended = True
-        self.more.set()
+        self.changed.set()
         return True
-
-    async def until_ended(self) -> None:
-        async with asyncio.timeout(LIMIT):
-            while not self.ended:
-                self.more.clear()
-                await self.more.wait()
-
-    async def until(self, size: int) -> None:
-        async with asyncio.timeout(LIMIT):
-            while len(self.received) < size:
-                self.more.clear()
-                await self.more.wait()
 
 
 class Client(asyncssh.SSHClient):
@@ -190,13 +190,6 @@ async def connected(
             await connection.wait_closed()
 
 
-def run(body: Callable[[], Awaitable[None]]) -> None:
-    async def main() -> None:
-        await body()
-
-    asyncio.run(main())
-
-
 def some(size: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size)
 
@@ -214,11 +207,11 @@ def test_data_goes_both_ways_and_asyncssh_takes_none_of_it_apart(cipher: str) ->
                 pair.write(some(size, size))
                 pair.far.channel.write(some(size, size))
             await pair.far.until(there)
-            await pair.near.until(len(there))
+            await pair.near.until_size(len(there))
             assert pair.near.received == there
             assert left == []
 
-    run(body)
+    asyncio.run(body())
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 4, 19, 20, 21, 1000, 33_000, 100_000])
@@ -238,10 +231,10 @@ def test_packets_that_come_in_pieces(chunk: int) -> None:
             for at in range(0, len(data), 700):
                 write = pair.far.channel.write_stderr if at % 3 else pair.far.channel.write
                 write(data[at : at + 700])
-            await pair.near.until(len(data))
+            await pair.near.until_size(len(data))
             assert pair.near.received == data
 
-    run(body)
+    asyncio.run(body())
 
 
 @pytest.mark.parametrize("at", [10, 30])
@@ -258,12 +251,12 @@ def test_a_packet_that_asyncssh_has_begun_with(at: int) -> None:
 
             vars(pair.connection)["data_received"] = begin
             pair.far.channel.write(b"x" * 1000)
-            await pair.near.until(1000)
+            await pair.near.until_size(1000)
             pair.far.channel.write(b"y" * 1000)
-            await pair.near.until(2000)
+            await pair.near.until_size(2000)
             assert pair.near.received == b"x" * 1000 + b"y" * 1000
 
-    run(body)
+    asyncio.run(body())
 
 
 def test_more_than_the_windows_take() -> None:
@@ -273,7 +266,7 @@ def test_more_than_the_windows_take() -> None:
         async with connected() as pair:
             data = some(5 * WINDOW)
             pair.far.channel.write(data)
-            await pair.near.until(len(data))
+            await pair.near.until_size(len(data))
             assert pair.near.received == data
             pair.far.channel.pause_reading()
             big = some(8 << 20)  # asyncssh's window is 2 MiB
@@ -283,7 +276,7 @@ def test_more_than_the_windows_take() -> None:
             pair.far.channel.resume_reading()
             await pair.far.until(big + b"behind")
 
-    run(body)
+    asyncio.run(body())
 
 
 @pytest.mark.parametrize(
@@ -298,11 +291,11 @@ def test_everything_else_is_asyncssh_s(cipher: str, compression: str) -> None:
             pair.write(data)
             pair.far.channel.write(data)
             await pair.far.until(data)
-            await pair.near.until(len(data))
+            await pair.near.until_size(len(data))
             assert pair.near.received == data
             assert left
 
-    run(body)
+    asyncio.run(body())
 
 
 @pytest.mark.parametrize("who", ["we", "the server"])
@@ -318,17 +311,17 @@ def test_new_keys_in_the_middle(who: str) -> None:
                 pair.far.channel.write(data[at : at + 10_000])
                 await asyncio.sleep(0)
             await pair.far.until(data)
-            await pair.near.until(len(data))
+            await pair.near.until_size(len(data))
             assert pair.near.received == data
             assert pair.connection._recv_encryption is not receiving
             assert pair.connection._send_encryption is not sending
             # With the new ones it goes on as before.
             left = pair.count_asyncssh()
             pair.far.channel.write(b"more")
-            await pair.near.until(len(data) + 4)
+            await pair.near.until_size(len(data) + 4)
             assert left == []
 
-    run(body)
+    asyncio.run(body())
 
 
 def test_a_connection_that_is_old_gets_new_keys_although_little_was_sent() -> None:
@@ -340,10 +333,10 @@ def test_a_connection_that_is_old_gets_new_keys_although_little_was_sent() -> No
             pair.write(b"old")
             await pair.far.until(b"youngold")
             pair.far.channel.write(b"x")
-            await pair.near.until(1)
+            await pair.near.until_size(1)
             assert pair.connection._send_encryption is not sending
 
-    run(body)
+    asyncio.run(body())
 
 
 def test_no_more_is_sent_under_the_same_keys_than_is_allowed() -> None:
@@ -363,7 +356,7 @@ def test_no_more_is_sent_under_the_same_keys_than_is_allowed() -> None:
             await pair.far.until(data)
             assert 290_000 < max(sent) < 320_000
 
-    run(body)
+    asyncio.run(body())
 
 
 def test_nothing_is_sent_ahead_of_a_packet() -> None:
@@ -376,7 +369,7 @@ def test_nothing_is_sent_ahead_of_a_packet() -> None:
             assert pair.connection._send_seq == before + 1
             await pair.far.until(b"x" * 1000)
 
-    run(body)
+    asyncio.run(body())
 
 
 # --- endings ------------------------------------------------------------------------------------
@@ -393,7 +386,7 @@ def test_the_end_and_the_errors_output_are_asyncssh_s() -> None:
             datatype = asyncssh.EXTENDED_DATA_STDERR
             assert pair.near.pieces == [(b"one", None), (b"hm", datatype), (b"two", None)]
 
-    run(body)
+    asyncio.run(body())
 
 
 def test_what_comes_behind_an_abort_is_not_delivered() -> None:
@@ -420,7 +413,7 @@ def test_what_comes_behind_an_abort_is_not_delivered() -> None:
             await pair.reason()
             assert len(pair.near.pieces) == 1
 
-    run(body)
+    asyncio.run(body())
 
 
 def test_writing_to_what_is_closed_is_an_error_as_ever() -> None:
@@ -430,7 +423,7 @@ def test_writing_to_what_is_closed_is_an_error_as_ever() -> None:
             with pytest.raises(OSError, match="not open"):
                 pair.write(b"x")
 
-    run(body)
+    asyncio.run(body())
 
 
 def packet_for(pair: Pair, *fields: bytes) -> None:
@@ -505,7 +498,7 @@ def test_a_violation_ends_the_connection_as_asyncssh_ends_it(name: str) -> None:
                 await VIOLATIONS[name](pair)
                 reasons.append(await pair.reason())
 
-    run(body)
+    asyncio.run(body())
     assert reasons[0] == reasons[1]
 
 
@@ -541,7 +534,7 @@ def test_a_packet_that_was_tampered_with(what: str, corrupt: Callable[[bytes], b
                 reasons.append(await pair.reason())
                 assert pair.near.pieces == []
 
-    run(body)
+    asyncio.run(body())
     assert reasons[0] == reasons[1]
 
 
@@ -554,7 +547,7 @@ def test_the_time_to_the_next_keepalive_is_counted_anew_now_and_then() -> None:
 
             async def echo(data: bytes) -> object:
                 pair.far.channel.write(data)
-                await pair.near.until(len(pair.near.received) + len(data))
+                await pair.near.until_size(len(pair.near.received) + len(data))
                 return pair.connection._keepalive_timer
 
             pair.connection._heard_at = -1000.0  # type: ignore[attr-defined]  # the subclass has it
@@ -563,7 +556,7 @@ def test_the_time_to_the_next_keepalive_is_counted_anew_now_and_then() -> None:
             pair.connection._heard_at -= 1000 / 15  # type: ignore[attr-defined]  # as above
             assert await echo(b"c") is not first
 
-    run(body)
+    asyncio.run(body())
 
 
 # --- which connections --------------------------------------------------------------------------
@@ -582,7 +575,7 @@ def test_an_asyncssh_that_is_not_known_goes_its_own_way(
             pair.write(b"x")
             await pair.far.until(b"x")
 
-    run(body)
+    asyncio.run(body())
     assert "asyncssh 9.0.0" in caplog.text
 
 
