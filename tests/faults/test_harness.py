@@ -151,12 +151,14 @@ def test_a_sweep_reports_what_fails_and_goes_on(
 ) -> None:
     monkeypatch.setattr("tests.faults.rig.JOB_LIMIT", 3)
     with Sweep(server, 1) as sweep:
-        sweep.run([at(packet) for packet in (1, 200, 400)])
+        total = sweep.totals[Way.TO_SERVER]
+        middle = total // 2
+        sweep.run([at(packet) for packet in (1, middle, total * 9 // 10)])
         with pytest.raises(AssertionError) as failed:
-            sweep.run([at(1), at(300, BlackHole), at(1 << 20), at(350)])
+            sweep.run([at(1), at(middle, BlackHole), at(1 << 20), at(middle + 20)])
         report = str(failed.value)
         assert report.startswith("2 of 4 points:")
-        assert "BlackHole before packet 300" in report and "did not end within 3 s" in report
+        assert f"BlackHole before packet {middle}" in report and "did not end within 3 s" in report
         assert f"packet {1 << 20}" in report and "before it was cut" in report
         del sweep.wanted["config"]
         with pytest.raises(AssertionError, match="config is too many"):
