@@ -67,6 +67,7 @@ class AtHand:
         if name in (b".", b"..") or len(name) > NAME_MAX or self._namespace.is_undecided():
             return None
         if self._tree.cache.is_absent(parent, name):
+            self._tree.search.asked_for(parent, name)
             return self._absent()
         found = self._namespace.lookup_at_hand(directory, name)
         if found is not None:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from pysshfs.remotefs import Attributes, DirectoryEntry, RemoteHandle
     from pysshfs.reply import Reply
+    from pysshfs.vfs.dirsahead import OpenedAhead
     from pysshfs.vfs.inodes import Inode
     from pysshfs.vfs.kernelcache import Entry
     from pysshfs.vfs.listing import ListedEntry
@@ -117,14 +118,17 @@ class DirectoryStream:
         await self._open()
 
     def open_at_hand(self) -> bool:
-        """The same, where the listing is here. Whether it was."""
+        """The same, where the listing is here, or with `async_ops` was lately: then only whoever
+        reads it needs the server (sync(1) opens a directory for syncfs(2)). Whether it was."""
         walk = self._tree.walk
         cached = self._tree.cache.listing(self.inode.number)
-        if cached is None or walk.under_way(self.inode) is not None:
+        is_known = cached is not None or self._tree.promises.knows_names(self.inode)
+        if not is_known or walk.under_way(self.inode) is not None:
             return False
         walk.opened(self.inode)
         self._tree.files_ahead.entered(self.inode)
-        self._take(cached)
+        if cached is not None:
+            self._take(cached)
         return True
 
     async def read_ahead(self, most: int) -> int | None:
@@ -139,15 +143,26 @@ class DirectoryStream:
 
     async def _open(self) -> None:
         tree = self._tree
-        self.begun_at = tree.mutations
         cached = tree.cache.listing(self.inode.number)
         if cached is not None:
             self._take(cached)
             return
-        self._asked_at = tree.cache.clock()
+        path = tree.paths.to_list(self.inode)
+        ahead = tree.directories_ahead.take(self.inode)
+        if ahead is None or not await self._open_with(ahead):
+            self._asked_at, self.begun_at = tree.cache.clock(), tree.mutations
+            self._handle = await tree.server.opendir(path)
         self.expires = self._asked_at + tree.config.stat_timeout
-        self._handle = await tree.server.opendir(tree.paths.to_list(self.inode))
         self._ask()
+
+    async def _open_with(self, ahead: OpenedAhead) -> bool:
+        """With what was asked for already, unless that is refused."""
+        self._asked_at, self.begun_at = ahead.asked_at, ahead.begun_at
+        try:
+            self._handle = await ahead.opening
+        except FilesystemError:
+            return False
+        return True
 
     def _take(self, cached: CachedListing) -> None:
         self._entries = cached.entries

@@ -120,6 +120,7 @@ class Filesystem:
             nursery.start_soon(self.tree.writebacks.run)
             nursery.start_soon(self.tree.walk.run)
             nursery.start_soon(self.tree.files_ahead.run)
+            nursery.start_soon(self.tree.directories_ahead.run)
             nursery.start_soon(self._salvage.run)
             nursery.start_soon(self.server.lanes.run)
 
@@ -394,6 +395,10 @@ class Filesystem:
             "read_misses": budget.read_ahead.misses,
             "listed_ahead": self.tree.walk.fetched,
             "listed_in_vain": self.tree.walk.wasted,
+            "directories_opened_ahead": self.tree.directories_ahead.fetched,
+            "directories_opened_in_vain": self.tree.directories_ahead.wasted,
+            "names_asked_ahead": self.tree.search.fetched,
+            "names_asked_in_vain": self.tree.search.wasted,
             "opened_ahead": self.tree.files_ahead.fetched,
             "opened_in_vain": self.tree.files_ahead.wasted,
         }

@@ -97,6 +97,7 @@ class Namespace:
             if undecided is not None:
                 return self._as_before(undecided, parent, name)
         if tree.cache.is_absent(parent.number, name):
+            tree.search.asked_for(parent.number, name)
             return None
         known = tree.inodes.child(parent, name)
         if known is not None:
@@ -143,7 +144,10 @@ class Namespace:
         while True:
             sent_at, directory = tree.mutations, parent.path()
             try:
-                attributes = await tree.server.lstat(tree.child_path(parent, name))
+                looking = tree.server.lstat(tree.child_path(parent, name))
+                tree.directories_ahead.looked_up(parent, name)
+                tree.search.looked_up(parent, name)
+                attributes = await looking
                 if tree.config.hide_special and is_special(attributes.mode or 0):
                     self._note_absent(parent, name, sent_at)
                     return None
@@ -154,7 +158,7 @@ class Namespace:
                     continue
                 if tree.inodes.child(parent, name) is None:
                     tree.inodes.forget_name(parent, name)
-                tree.walk.absent(parent, name)
+                tree.search.absent(parent, name)
                 self._note_absent(parent, name, sent_at)
                 return None
             break

@@ -89,10 +89,17 @@ class Promises:
         names = self._tree.cache.names.all_of(parent.number)
         return names is not None and name in names
 
+    def knows_names(self, directory: Inode) -> bool:
+        """Whether operations on the names in this directory may be promised."""
+        return self.enabled and self._tree.cache.names.all_of(directory.number) is not None
+
     async def know_names(self, directory: Inode) -> None:
         """List a directory in which a second name is going to be made, so that the next ones can be
-        promised. Without a listing they are not."""
+        promised. Without a listing they are not. One that is on its way is waited for."""
         names, number = self._tree.cache.names, directory.number
+        fetching = self._tree.walk.under_way(directory)
+        if fetching is not None and names.all_of(number) is None:
+            await fetching.wait()
         if names.all_of(number) is not None or number not in self._made_in:
             self._made_in[number] = True
             return

@@ -20,6 +20,7 @@ from pysshfs.errors import FilesystemError, RemoteStatusError
 from pysshfs.vfs import endings
 from pysshfs.vfs.budget import Budget
 from pysshfs.vfs.cache import MetadataCache
+from pysshfs.vfs.dirsahead import DirectoriesAhead
 from pysshfs.vfs.idmap import Owners
 from pysshfs.vfs.inodes import InodeTable
 from pysshfs.vfs.kernelcache import Entry, KernelCache, NoKernel
@@ -32,6 +33,7 @@ from pysshfs.vfs.promises import Promises
 from pysshfs.vfs.readahead import FileReader
 from pysshfs.vfs.repeat import Making, Marks, Version, is_missing
 from pysshfs.vfs.sanity import FileAttributes, checked_attributes
+from pysshfs.vfs.searchahead import SearchAhead
 from pysshfs.vfs.walk import WalkAhead
 from pysshfs.vfs.writeback import Writeback
 from pysshfs.vfs.writebackpool import WritebackPool
@@ -80,6 +82,8 @@ class Tree:
         self.cache = MetadataCache(config, self.budget, clock)
         self.writebacks = WritebackPool(server, self.budget.written, config.write_delay)
         self.walk = WalkAhead(self)
+        self.search = SearchAhead(self)
+        self.directories_ahead = DirectoriesAhead(self)
         self.files_ahead = FilesAhead(self)
         self.marks = Marks()
         self.promises = Promises(self)
@@ -94,6 +98,7 @@ class Tree:
     def forget_replies(self) -> None:
         """What the server said until now, or was asked, is not to be relied on any more."""
         self.cache.clear()
+        self.directories_ahead.forget()
         self._fetching.clear()
 
     # --- changes ----------------------------------------------------------------------------
@@ -321,14 +326,14 @@ class Tree:
         listing = self.cache.listing(parent.number)
         if (
             listing is None
-            or not self.walk.is_search(parent, name)
+            or not self.search.is_search(parent, name)
             or parent.mutated_at > listing.begun_at
             or self.cache.clock() >= listing.absent_until
             or listing.find(name) is not None
         ):
             return False
         self.cache.seen_absent(parent.number, name)
-        self.walk.absent(parent, name)
+        self.search.absent(parent, name)
         self.walk.answered(parent)
         return True
 

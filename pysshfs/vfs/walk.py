@@ -13,9 +13,8 @@ round trip for each: after `_MISSES` names of one directory within `_MISSES_SECO
 for it, and so is the directory above, since the next name is likely to lie beside; both count as
 walked into, so that the first name of a second directory has the walk seen. Walks go as the
 listing has the names, or, as `ls -R` does, by name: which it is, the first one opened of each
-directory tells. Listings answer for
-what is not in them only to a search, which is seen after as many names of one directory that are
-absent, or one name that is in none of as many: who made a name on the server a moment ago finds it.
+directory tells. With `async_ops`, on a long link, a directory is listed for the first of its names
+that is asked for: what is going to be made in it can be promised only when all names are known.
 
 Bounds: at most
 `_IN_FLIGHT` directories at once, and at most a quarter of the listing cache in names that were
@@ -39,6 +38,7 @@ from cachetools import TTLCache
 
 from pysshfs.errors import FilesystemError
 from pysshfs.vfs.directories import DirectoryStream
+from pysshfs.vfs.dirsahead import FAR
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,9 +83,6 @@ class WalkAhead:
         self._asked: deque[Inode] = deque()  # directories to fetch before those, held likewise
         clock = tree.cache.clock
         self._missed: TTLCache[int, set[bytes]] = TTLCache(_MOST_MISSED, _MISSES_SECONDS, clock)
-        self._absences: TTLCache[int | bytes, int] = TTLCache(
-            2 * _MOST_MISSED, _MISSES_SECONDS, clock
-        )
         self._lately_asked: TTLCache[int, bool] = TTLCache(_MOST_MISSED, _ASKED_SECONDS, clock)
         self._too_long: TTLCache[int, bool] = TTLCache(
             _MOST_MISSED, max(tree.config.directory_timeout, 1.0), clock
@@ -131,6 +128,10 @@ class WalkAhead:
             or self._was_tried(number)
         ):
             return
+        if self._is_wanted_at_once(number):
+            self._lately_asked[number] = True
+            self._ask_for(directory)
+            return
         names = self._missed.get(number, set()) | {name}
         is_seen = self._is_walk or (self._streak > 0 and self._is_asking)
         is_walked_to = number in self._expected and is_seen
@@ -154,6 +155,11 @@ class WalkAhead:
             self._lately_asked[above.number] = True
             self._ask_for(above)
 
+    def _is_wanted_at_once(self, number: int) -> bool:
+        tree = self._tree
+        is_far = tree.server.round_trip >= FAR
+        return is_far and tree.promises.enabled and tree.cache.names.all_of(number) is None
+
     @property
     def _is_asking(self) -> bool:
         """Whether a program was just seen to ask for names one by one: then one step of a walk is
@@ -169,16 +175,6 @@ class WalkAhead:
             self._tree.inodes.hold(directory)
             self._asked.append(directory)
             self._wake.set()
-
-    def absent(self, directory: Inode, name: bytes) -> None:
-        """A program was told that there is no such name."""
-        for key in (directory.number, name):
-            self._absences[key] = self._absences.get(key, 0) + 1
-
-    def is_search(self, directory: Inode, name: bytes) -> bool:
-        """Whether programs look for what is absent here, or for this name elsewhere."""
-        keys = (directory.number, name)
-        return any(self._absences.get(key, 0) >= _MISSES for key in keys)
 
     def answered(self, directory: Inode) -> None:
         """A listing answered a question for a name: it was not fetched in vain."""
@@ -233,6 +229,10 @@ class WalkAhead:
             for _, waiting in self._waiting:
                 waiting.sort(reverse=True)
 
+    def in_order(self, names: list[bytes]) -> list[bytes]:
+        """Directories, as a listing has them, in the order in which a walk comes to them."""
+        return sorted(names) if self._by_name else names
+
     def _enqueue(
         self,
         parent: Inode,
@@ -244,7 +244,7 @@ class WalkAhead:
         self._followed.add(parent.number)
         if names and self._tree.paths.may_list_below(parent) and len(self._waiting) < _MOST_WAITING:
             self._tree.inodes.hold(parent)
-            put((parent, sorted(names, reverse=True) if self._by_name else names[::-1]))
+            put((parent, self.in_order(names)[::-1]))
             self._wake.set()
 
     def _give_up(self) -> None:

@@ -234,6 +234,7 @@ async def mounted(
             yield Mount(fs, remote)
             remote.release()
             fs.tree.files_ahead.clear()  # what nobody has come to
+            fs.tree.directories_ahead.forget()
             await settle()
             await trio.sleep(10 * latency)  # files that are being opened on lanes are closed then
             assert remote.open_handles == []

@@ -33,7 +33,8 @@ async def test_many_names_of_a_directory_cost_a_few_round_trips() -> None:
         began = trio.current_time()
         await look_at(mount, 100)
         assert trio.current_time() - began < 8 * ROUND_TRIP
-        assert mount.remote.count("opendir") == 2  # that directory's, and the one's above
+        # That directory's, and the one's above; and one because the first file might be one.
+        assert mount.remote.count("opendir") == 2 + 1
         assert mount.remote.count("lstat") <= 8
 
 
@@ -75,8 +76,10 @@ async def test_a_walk_by_names_lists_ahead() -> None:
                 mount.counted(found)
         took = trio.current_time() - began
         assert took < 30 * ROUND_TRIP  # 220 one by one
-        assert mount.remote.count("opendir") == 21
-        assert mount.fs.statistics()["listed_in_vain"] == 0
+        figures = mount.fs.statistics()
+        assert figures["directories_opened_in_vain"] <= 3  # the first files might be directories
+        assert mount.remote.count("opendir") == 21 + figures["directories_opened_in_vain"]
+        assert figures["listed_in_vain"] == 0
 
 
 async def test_what_a_listing_from_just_now_has_not_is_absent() -> None:
