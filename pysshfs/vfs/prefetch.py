@@ -11,7 +11,7 @@ for which nothing is there while all that may be held is of other directories sh
 another: those are given up.
 
 Bounds. At most `window` files are held that nobody has opened yet, and as many again of the
-directory that a program is in: it grows with each that is used, up to `_MOST_FILES`, and is halved
+directory that a program is in: it grows with each that is used, up to `_most_files`, and is halved
 when some were not used within `prefetch_ttl`; when more are wasted than used, the pattern is not
 trusted any more. Of one file at most `_PER_FILE` bytes, of all
 a quarter of what may be read ahead in all (`vfs/budget.py`).
@@ -52,7 +52,11 @@ if TYPE_CHECKING:
 
 _FEWEST_FILES: Final = 4
 _FIRST_FILES: Final = 8
-_MOST_FILES: Final = 100  # handles at the server, which has a limit of its own
+# Handles at the server, which has a limit of its own: so many if it does not say which, otherwise
+# a part of them, and no more than fill a long link.
+_MOST_FILES: Final = 100
+_MOST_FILES_STATED: Final = 256
+_SHARE_OF_HANDLES: Final = 4
 _PER_FILE: Final = 256 * 1024  # bytes
 _SHARE_AT_ONCE: Final = 4  # of what may be held; the rest lasts for the round trips meanwhile
 _MOST_ORDERS: Final = 64
@@ -194,7 +198,7 @@ class FilesAhead:
             self.used += 1
             self._used_lately += 1
             grown = self._window * 2 if self._window < self._threshold else self._window + 1
-            self._window = min(grown, _MOST_FILES)
+            self._window = min(grown, self._most_files)
         elif order is not None and len(self._ahead) >= self._window:
             self._make_room(order)
         if ahead is None or self._is_low():
@@ -270,7 +274,14 @@ class FilesAhead:
 
     def _most(self) -> int:
         is_here = bool(self._orders) and self._orders[0].directory is self._entered
-        return self._window * (1 + is_here)
+        return min(self._window, self._most_files) * (1 + is_here)
+
+    @property
+    def _most_files(self) -> int:
+        stated = self._tree.server.capabilities.max_handles
+        if not stated:
+            return _MOST_FILES
+        return max(min(stated // _SHARE_OF_HANDLES, _MOST_FILES_STATED), 1)
 
     def _is_low(self) -> bool:
         """Several are asked for at once: that costs the processors, here and there, much less."""

@@ -14,6 +14,7 @@ from pysshfs.vfs import prefetch
 from pysshfs.vfs.config import VfsConfig
 from tests.support.cuts import failing
 from tests.support.fake_mount import Mount, mounted, settle, start
+from tests.support.fake_remote import OPENSSH
 from tests.support.memory_tree import MemoryTree
 
 ROUND_TRIP = 0.05
@@ -74,6 +75,23 @@ async def test_files_read_one_after_the_other_cost_a_few_round_trips() -> None:
         assert mount.remote.count("open") == 100
         assert mount.remote.count("read") == 100
         assert ahead(mount) == (97, 0)
+
+
+@pytest.mark.parametrize(
+    ("stated", "most"),
+    [(0, prefetch._MOST_FILES), (1_000_000, prefetch._MOST_FILES_STATED), (40, 10), (1, 1)],
+)
+async def test_no_more_files_are_held_than_the_server_has_handles_for(
+    stated: int, most: int
+) -> None:
+    tree = files(1000)
+    capabilities = OPENSSH._replace(max_handles=stated)
+    async with mounted(tree, latency=ROUND_TRIP, capabilities=capabilities) as mount:
+        held = 0
+        for name in await mount.names():
+            await read(mount, name)
+            held = max(held, len(mount.remote.open_handles))
+        assert most <= held <= 2 * most + 1  # and the directory
 
 
 async def test_in_the_order_of_inode_numbers_as_cp_sorts() -> None:
