@@ -5,10 +5,11 @@ once it is seen to go through a directory in order, the next files are opened, l
 first bytes read before it comes to them; its open(2) then takes over the very handle.
 
 The pattern. Three opens in a row that each lie a little further on than the one before, in an order
-of `vfs/readingorder.py`. From then on the directories that the program lists next, and those that
-lie on its way and were listed ahead of it (`vfs/walk.py`), are read from their beginning. An open
-for which nothing is there while all that may be held is of other directories shows that the way was
-another: those are given up.
+of `vfs/readingorder.py`; two are enough if a walk is seen and they are the first two of a
+directory. From then on what lies on the program's way, in directories that it lists or that were
+listed ahead of it (`vfs/walk.py`), is read ahead. An open for which nothing is there shows that the
+way was another: it is taken up there, and where there is no room, what is held of other directories
+is given up.
 
 Bounds. At most `window` files are held that nobody has opened yet, and as many again of the
 directory that a program is in: it grows with each that is used, up to `_most_files`, and is halved
@@ -29,14 +30,13 @@ from __future__ import annotations
 
 import math
 import stat
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from pysshfs.errors import FilesystemError
 from pysshfs.remotefs import OpenMode
-from pysshfs.vfs.readingorder import Directories, Order, Route, Way
+from pysshfs.vfs.readingorder import Directories, Route, Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -59,7 +59,6 @@ _MOST_FILES_STATED: Final = 256
 _SHARE_OF_HANDLES: Final = 4
 _PER_FILE: Final = 256 * 1024  # bytes
 _SHARE_AT_ONCE: Final = 4  # of what may be held; the rest lasts for the round trips meanwhile
-_MOST_ORDERS: Final = 64
 
 
 class FileAhead:
@@ -171,8 +170,6 @@ class FilesAhead:
         self._tree = tree
         self._ahead: dict[int, FileAhead] = {}  # by inode number, oldest first
         self._directories = Directories(tree)
-        # What to fetch: of directories where a program is, then what lies on its way from there.
-        self._orders: deque[Order] = deque(maxlen=_MOST_ORDERS)
         self._route = Route(tree, self._directories)
         self._entered: Inode | None = None  # the directory that a program has opened last
         self._trusted, self._way = False, Way.LISTING
@@ -191,7 +188,7 @@ class FilesAhead:
         """For an open(2) that only reads. Whoever takes it uses or drops it."""
         if not self._is_on:
             return None
-        order = self._order_of(inode)
+        is_seen = self._sees(inode)
         ahead = self._ahead.pop(inode.number, None)
         if ahead is not None:
             self._held -= ahead.held
@@ -199,8 +196,8 @@ class FilesAhead:
             self._used_lately += 1
             grown = self._window * 2 if self._window < self._threshold else self._window + 1
             self._window = min(grown, self._most_files)
-        elif order is not None and len(self._ahead) >= self._window:
-            self._make_room(order)
+        elif is_seen and inode.parent is not None:
+            self._go_back_to(inode.parent, inode.name)
         if ahead is None or self._is_low():
             self._fill()
         return ahead
@@ -215,14 +212,17 @@ class FilesAhead:
         if self._is_on:
             self._entered = inode
             self._directories.begin(inode)
-            if self._trusted:
-                self._follow(inode)
+            if self._trusted and not self._route.leads_through(inode):
+                self._route.begin(inode, self._way)
+            self._fill()
 
     def listed(self, inode: Inode) -> None:
         """A whole listing is known now, the program's or one fetched ahead."""
         if self._trusted:
-            if inode is self._entered:
-                self._follow(inode)
+            if inode is self._entered and not self._route.leads_through(inode):
+                self._route.begin(inode, self._way)
+            else:
+                self._route.listed(inode)
             self._fill()
 
     def clear(self) -> None:
@@ -235,45 +235,29 @@ class FilesAhead:
 
     # --- the pattern ------------------------------------------------------------------------------
 
-    def _order_of(self, inode: Inode) -> Order | None:
-        """The order in which the program reads that opens this file, if it can be told."""
+    def _sees(self, inode: Inode) -> bool:
+        """Whether the program that opens this file reads in an order that can be told."""
         parent = inode.parent
         directory = self._directories.get(parent) if parent is not None else None
-        seen = None if directory is None else directory.opened(inode.name, self._way)
-        if seen is None or parent is None:
-            return None
-        order, way = seen
+        if directory is None or parent is None:
+            return False
+        way = directory.opened(inode.name, self._way, is_walk=self._tree.walk.is_seen)
+        if way is None:
+            return False
         if not self._trusted or way is not self._way:
             self._trusted, self._way = True, way
-            self._orders.clear()  # what was to come goes by another order
-            self._route.begin(parent, way)
-        self._prefer(order)
-        return order
-
-    def _follow(self, inode: Inode) -> None:
-        directory = self._directories.get(inode)
-        if directory is not None:
-            self._prefer(directory.files(self._way))
-            self._route.begin(inode, self._way)
-        else:
-            self._route.clear()  # nothing comes before what is in there
-
-    def _prefer(self, order: Order) -> None:
-        if not self._orders or self._orders[0] is not order:
-            if order in self._orders:
-                self._orders.remove(order)
-            self._orders.appendleft(order)
+            self._route.begin(parent, way, inode.name)
+        return True
 
     def _distrust(self) -> None:
         self._trusted = False
         self._entered = None
-        self._orders.clear()
         self._route.clear()
 
     # --- fetching ---------------------------------------------------------------------------------
 
     def _most(self) -> int:
-        is_here = bool(self._orders) and self._orders[0].directory is self._entered
+        is_here = self._entered is not None and self._route.directory is self._entered
         return min(self._window, self._most_files) * (1 + is_here)
 
     @property
@@ -298,17 +282,10 @@ class FilesAhead:
 
     def _fill(self) -> None:
         while self._trusted and self._has_room():
-            while self._orders and self._orders[0].is_done:
-                self._orders.popleft()
-            if not self._orders:
-                directory = self._route.next()
-                if directory is None:
-                    return
-                self._orders.append(directory.files(self._way))
-            elif self._orders[0].directory.is_linked:
-                self._begin(self._orders[0].directory, self._orders[0].take())
-            else:
-                self._orders.popleft()
+            found = self._route.next()
+            if found is None:
+                return
+            self._begin(*found)
 
     def _begin(self, directory: Inode, entry: ListedEntry) -> None:
         inodes, listed = self._tree.inodes, entry.attributes
@@ -329,14 +306,15 @@ class FilesAhead:
 
     # --- giving up --------------------------------------------------------------------------------
 
-    def _make_room(self, order: Order) -> None:
-        """The program reads here, and what is held is of directories where it is not."""
-        here = order.directory
-        for file in [f for f in self._ahead.values() if f.inode.parent is not here]:
-            if file.inode.parent is not None:
-                self._directories.begin(file.inode.parent)  # it may come to it yet
-            self._give_up([file])
-        self._route.begin(here, self._way)
+    def _go_back_to(self, here: Inode, name: bytes) -> None:
+        """The program reads here, behind this name, and that was not foreseen. If there is no room,
+        what is held of directories where it is not is given up."""
+        if len(self._ahead) >= self._window:
+            for file in [f for f in self._ahead.values() if f.inode.parent is not here]:
+                if file.inode.parent is not None:
+                    self._directories.begin(file.inode.parent)  # it may come to it yet
+                self._give_up([file])
+        self._route.begin(here, self._way, name)
 
     def _failed(self, file: FileAhead) -> None:
         """It could not be opened, or is not what was listed."""

@@ -1,7 +1,7 @@
 """The order in which a program reads its way through directories, as far as it can be told.
 
 In a directory it goes by the listing, by inode numbers as coreutils sort, or by name as shells and
-git do (`Way`, `Order`). From one directory to the next it goes depth first, in the same order
+git do (`Way`, `Order`), into each subdirectory where it comes to it, and then on in the one above
 (`Route`). Both are guesses that are corrected by what the program does; `vfs/prefetch.py` acts on
 them. Only remembered listings are consulted, and nothing waits here.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import itertools
 import stat
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from cachetools import LRUCache
 
@@ -27,6 +27,7 @@ _TRUSTED: Final = 2  # steps in the same order
 _GAP: Final = 8  # how many files a program may leave out, as grep --include does
 _LONGEST: Final = 20_000  # names; an order costs memory for each
 _MOST_DIRECTORIES: Final = 256
+_MOST_PASSED: Final = 4096  # directories of a route
 
 
 class Way(enum.IntEnum):
@@ -38,13 +39,11 @@ class Way(enum.IntEnum):
 
 
 class Order:
-    """Files in an order in which a program may read them, and how far it has come."""
+    """Files in an order in which a program may read them, and whether it does."""
 
-    def __init__(self, directory: Inode, entries: Sequence[ListedEntry]) -> None:
-        self.directory = directory
-        self._entries = entries
-        self._places = {entry.name: place for place, entry in enumerate(entries)}
-        self._next = 0  # the first that was neither opened nor taken
+    def __init__(self, entries: Sequence[ListedEntry]) -> None:
+        files = (entry for entry in entries if _kind(entry) == stat.S_IFREG)
+        self._places = {entry.name: place for place, entry in enumerate(files)}
         self._last = -1
         self.steps = 0  # in a row
         self.exact = 0  # of these, to the very next one
@@ -58,70 +57,60 @@ class Order:
         self.steps = self.steps + 1 if is_step else 0
         self.exact = self.exact + (place == self._last + 1) if is_step else 0
         self._last = place
-        self._next = max(self._next, place + 1)
 
-    @property
-    def is_done(self) -> bool:
-        return self._next >= len(self._entries)
-
-    def take(self) -> ListedEntry:
-        """The next file that nobody has come to yet."""
-        self._next += 1
-        return self._entries[self._next - 1]
+    def is_kept(self, is_walk: bool) -> bool:
+        """Whether it shows. Who walks a tree, and begins with the first file and the second of a
+        directory, is believed at once."""
+        is_beginning = self._last == 1 and self.exact == 1
+        return self.steps >= _TRUSTED or (is_walk and is_beginning)
 
 
 class Directory:
-    """What a program may do with a directory: its files and what lies below, in each order."""
+    """What a program may do with a directory: its files and subdirectories, in each order."""
 
     def __init__(self, tree: Tree, inode: Inode, listing: CachedListing) -> None:
-        known = [entry for entry in listing.entries if entry.attributes is not None]
         self.inode = inode
         self._tree = tree
-        self._files = [entry for entry in known if _kind(entry) == stat.S_IFREG]
-        self._subdirectories = [entry for entry in known if _kind(entry) == stat.S_IFDIR]
+        self._known = [
+            entry for entry in listing.entries if _kind(entry) in (stat.S_IFREG, stat.S_IFDIR)
+        ]
         # Made when they are asked for: most directories of a walk need one of each.
+        self._sequences: dict[Way, list[ListedEntry]] = {Way.LISTING: self._known}
         self._orders: dict[Way, Order] = {}
-        self._below: dict[Way, Sequence[ListedEntry]] = {}
-        self._places: dict[bytes, int] | None = None
+        self._places: dict[Way, dict[bytes, int]] = {}
 
-    def _ordered(self, entries: list[ListedEntry], way: Way) -> Sequence[ListedEntry]:
-        match way:
-            case Way.LISTING:
-                return entries
-            case Way.NUMBER:
-                numbers, inode = self._tree.inodes, self.inode
-                return sorted(entries, key=lambda entry: numbers.number_for(inode, entry.name))
-            case Way.NAME:
-                return sorted(entries, key=lambda entry: entry.name)
+    def sequence(self, way: Way) -> list[ListedEntry]:
+        """The files and subdirectories in this order."""
+        sequence = self._sequences.get(way)
+        if sequence is None:
+            sequence = self._sequences[way] = self._sorted(way)
+        return sequence
 
-    def opened(self, name: bytes, likely: Way) -> tuple[Order, Way] | None:
-        """The order that is kept to, once it shows. In a short directory several may: the one that
-        leaves out least, and of equal ones the `likely` one."""
+    def _sorted(self, way: Way) -> list[ListedEntry]:
+        if way is Way.NAME:
+            return sorted(self._known, key=lambda entry: entry.name)
+        numbers, inode = self._tree.inodes, self.inode
+        return sorted(self._known, key=lambda entry: numbers.number_for(inode, entry.name))
+
+    def opened(self, name: bytes, likely: Way, *, is_walk: bool) -> Way | None:
+        """A program opens this file: the order that is kept to, once it shows. In a short directory
+        several may: the one that leaves out least, and of equal ones the `likely` one."""
         for way in Way:
-            self.files(way).opened(name)
-        kept = [way for way in Way if self._orders[way].steps >= _TRUSTED]
+            if way not in self._orders:
+                self._orders[way] = Order(self.sequence(way))
+            self._orders[way].opened(name)
+        kept = [way for way in Way if self._orders[way].is_kept(is_walk)]
         if not kept:
             return None
-        way = max(kept, key=lambda way: (self._orders[way].exact, way is likely, -way))
-        return self._orders[way], way
+        return max(kept, key=lambda way: (self._orders[way].exact, way is likely, -way))
 
-    def files(self, way: Way) -> Order:
-        order = self._orders.get(way)
-        if order is None:
-            order = self._orders[way] = Order(self.inode, self._ordered(self._files, way))
-        return order
-
-    def below(self, way: Way) -> Sequence[ListedEntry]:
-        below = self._below.get(way)
-        if below is None:
-            below = self._below[way] = self._ordered(self._subdirectories, way)
-        return below
-
-    def after(self, name: bytes, way: Way) -> int:
-        """Where in `below` the program is that has come to this directory there."""
-        if self._places is None:
-            self._places = {entry.name: place for place, entry in enumerate(self.below(way))}
-        return self._places.get(name, -1) + 1
+    def behind(self, name: bytes, way: Way) -> int:
+        """The place in the sequence behind this name; the first for one that is not there."""
+        places = self._places.get(way)
+        if places is None:
+            sequence = self.sequence(way)
+            places = self._places[way] = {entry.name: at for at, entry in enumerate(sequence)}
+        return places.get(name, -1) + 1
 
 
 def _kind(entry: ListedEntry) -> int:
@@ -151,62 +140,102 @@ class Directories:
         self._known.pop(inode.number, None)
 
 
-class _Level(NamedTuple):
-    below: Sequence[ListedEntry]
-    inode: Inode
+class _Level:
+    """A directory on the way, and the place in it that comes next."""
+
+    def __init__(self, inode: Inode, sequence: Sequence[ListedEntry], at: int) -> None:
+        self.inode = inode
+        self.sequence = sequence
+        self.at = at
 
 
 class Route:
-    """Depth first from where the program is. The inodes that it leads through are held."""
+    """The files from where the program is on. The inodes that it leads through are held.
+
+    At a directory that is not listed yet it waits, if programs walk: it is about to be. Otherwise
+    that is left out, and gone into as soon as it is listed after all."""
 
     def __init__(self, tree: Tree, directories: Directories) -> None:
         self._tree = tree
         self._directories = directories
         self._levels: list[_Level] = []
-        self._at: list[int] = []
         self._way = Way.LISTING
+        self._passed: set[int] = set()  # directories that it has led into
+        self._left_out: set[int] = set()
 
-    def begin(self, inode: Inode, way: Way) -> None:
-        """The program is in this directory."""
+    @property
+    def directory(self) -> Inode | None:
+        """The one that it leads through at present."""
+        return self._levels[-1].inode if self._levels else None
+
+    def leads_through(self, inode: Inode) -> bool:
+        """Whether what is in this directory has come, or is about to."""
+        return inode.number in self._passed
+
+    def begin(self, inode: Inode, way: Way, name: bytes | None = None) -> None:
+        """The program is in this directory, at its beginning or behind the entry of this name."""
         self.clear()
         self._way = way
         path = list(inode.ancestors())[::-1]
         for above, child in itertools.pairwise(path):
             directory = self._directories.get(above)
             if directory is not None:
-                self._push(directory, directory.after(child.name, way))
+                self._push(directory, directory.behind(child.name, way))
         directory = self._directories.get(inode)
         if directory is not None:
-            self._push(directory, 0)
+            self._push(directory, 0 if name is None else directory.behind(name, way))
 
-    def _push(self, directory: Directory, at: int) -> None:
-        self._tree.inodes.hold(directory.inode)
-        self._levels.append(_Level(directory.below(self._way), directory.inode))
-        self._at.append(at)
-
-    def _pop(self) -> None:
-        self._at.pop()
-        self._tree.inodes.let_go(self._levels.pop().inode)
-
-    def next(self) -> Directory | None:
-        """The directory that comes next; None at the end, or where it is not listed yet: the same
-        one is tried again then."""
-        inodes = self._tree.inodes
-        while self._levels:
-            level, at = self._levels[-1], self._at[-1]
-            if at >= len(level.below) or not level.inode.is_linked:
-                self._pop()
-                continue
-            inode = inodes.intern(level.inode, level.below[at].name)
-            inodes.hold(inode)
+    def listed(self, inode: Inode) -> None:
+        """The listing of this directory is known now."""
+        if inode.number in self._left_out:
+            self._left_out.discard(inode.number)
             directory = self._directories.get(inode)
             if directory is not None:
-                self._at[-1] += 1
                 self._push(directory, 0)
-            inodes.let_go(inode)
-            return directory
+
+    def _push(self, directory: Directory, at: int) -> None:
+        inode = directory.inode
+        self._tree.inodes.hold(inode)
+        self._levels.append(_Level(inode, directory.sequence(self._way), at))
+        if len(self._passed) >= _MOST_PASSED:
+            self._passed.clear()  # it saves work only
+        self._passed.add(inode.number)
+
+    def _pop(self) -> None:
+        self._tree.inodes.let_go(self._levels.pop().inode)
+
+    def next(self) -> tuple[Inode, ListedEntry] | None:
+        """The next file and its directory; None at the end of what is known."""
+        while self._levels:
+            level = self._levels[-1]
+            if level.at >= len(level.sequence) or not level.inode.is_linked:
+                self._pop()
+                continue
+            entry = level.sequence[level.at]
+            if _kind(entry) == stat.S_IFREG:
+                level.at += 1
+                return level.inode, entry
+            if not self._goes_into(level.inode, entry.name):
+                return None
+            level.at += 1
         return None
+
+    def _goes_into(self, parent: Inode, name: bytes) -> bool:
+        """Go into this directory, or leave it out. False: wait for it."""
+        inodes = self._tree.inodes
+        inode = inodes.intern(parent, name)
+        inodes.hold(inode)
+        directory = self._directories.get(inode)
+        waits = self._tree.walk.is_seen or len(self._left_out) >= _MOST_PASSED
+        if directory is not None:
+            self._push(directory, 0)
+        elif not waits:
+            self._left_out.add(inode.number)
+        inodes.let_go(inode)
+        return directory is not None or not waits
 
     def clear(self) -> None:
         while self._levels:
             self._pop()
+        self._passed.clear()
+        self._left_out.clear()

@@ -119,6 +119,11 @@ class WalkAhead:
             self._judge_order(inode)
             self._follow(inode)
 
+    @property
+    def is_seen(self) -> bool:
+        """Whether programs are seen to walk."""
+        return self._is_walk
+
     def missed(self, directory: Inode, name: bytes) -> None:
         """A program asks for a name of which nothing is known, and the server is about to be."""
         number = directory.number

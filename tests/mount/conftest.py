@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.mount.places import Place, ServerUnderTest, SharedMount
+from tests.mount.places import Place, ServerUnderTest, SharedMount, sharing
 from tests.support.commands import ORDINARY, Workspace, as_ordinary_user, fuse_for_everybody
 from tests.support.sshd import SFTP_SERVER, Sshd
 
@@ -62,17 +62,8 @@ def remote(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def shared_mount(request: pytest.FixtureRequest, openssh: Sshd) -> Iterator[SharedMount]:
     """A mount on OpenSSH, or on the server that the test's parameter names."""
-    server = ServerUnderTest(getattr(request, "param", "openssh"), openssh)
-    try:
-        shared = SharedMount(server)
-        try:
-            yield shared
-            shared.retire()
-        except BaseException as error:
-            shared.break_down(error)
-            raise
-    finally:
-        server.close()
+    with sharing(ServerUnderTest(getattr(request, "param", "openssh"), openssh)) as shared:
+        yield shared
 
 
 @pytest.fixture

@@ -113,8 +113,10 @@ class AsyncsshServer:
 class ServerUnderTest:
     """One server and the directory that it serves: `openssh` or `asyncssh`."""
 
-    def __init__(self, kind: str, openssh: Sshd) -> None:
+    def __init__(self, kind: str, openssh: Sshd, port: int | None = None) -> None:
+        """OpenSSH's is reached by `port`, if that is given."""
         self.kind = kind
+        self._port = port
         self.root = Path(tempfile.mkdtemp(prefix="pysshfs-served-")).resolve()
         self.root.chmod(0o755)
         self._openssh = openssh
@@ -124,7 +126,8 @@ class ServerUnderTest:
         """A mount of the served directory, not yet made."""
         if self._asyncssh is not None:
             return Mount(self._asyncssh.source, *self._asyncssh.options(), *options)
-        return Mount(self._openssh.source(self.root), *self._openssh.options(), *options)
+        source, reached = self._openssh.source(self.root), self._openssh.options(self._port)
+        return Mount(source, *reached, *options)
 
     def pids(self) -> list[int]:
         """The processes that carry out what clients ask: sftp-server's, one for each session."""
@@ -205,6 +208,21 @@ class SharedMount:
         if mount is not None:
             mount.abort()
             mount.__exit__(type(why), why, None)
+
+
+@contextlib.contextmanager
+def sharing(server: ServerUnderTest, *options: str) -> Iterator[SharedMount]:
+    """A mount with these options for several tests; closes the server."""
+    try:
+        shared = SharedMount(server, *options)
+        try:
+            yield shared
+            shared.retire()
+        except BaseException as error:
+            shared.break_down(error)
+            raise
+    finally:
+        server.close()
 
 
 class Place:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 import pytest
 import trio
@@ -169,6 +170,88 @@ async def test_a_walk_goes_on_into_the_next_directories() -> None:
         assert took < 60 * ROUND_TRIP  # 360 one by one
         assert mount.remote.count("open") == 150
         assert ahead(mount)[1] == 0
+
+
+def mixed() -> tuple[MemoryTree, list[bytes]]:
+    """Directories in which files come before, between and behind subdirectories; and the files, as
+    tar, find and grep come to them."""
+    tree, way = MemoryTree(), []
+
+    def fill(directory: bytes, depth: int) -> None:
+        for i in range(8):
+            name = directory + b"/e%d" % i
+            if i in (3, 5) and depth < 3:
+                tree.mkdir(name)
+                fill(name, depth + 1)
+            else:
+                tree.write_file(name, content(name))
+                way.append(name)
+
+    tree.mkdir(b"top")
+    fill(b"top", 0)
+    return tree, way
+
+
+async def walk(mount: Mount, path: bytes, seen: list[bytes]) -> None:
+    """Depth first, into each subdirectory where it stands; all files are read."""
+    for name in await mount.names(path):
+        below = path + b"/" + name
+        if stat.S_ISDIR((await mount.entry(below)).attributes.mode):
+            await walk(mount, below, seen)
+        else:
+            assert await read(mount, below) == content(below)
+            seen.append(below)
+
+
+async def test_files_behind_a_subdirectory_are_foreseen() -> None:
+    tree, way = mixed()
+    async with mounted(tree, latency=ROUND_TRIP) as mount:
+        began = trio.current_time()
+        seen: list[bytes] = []
+        await walk(mount, b"top", seen)
+        assert seen == way
+        assert mount.remote.count("open") == len(way) == 106
+        assert ahead(mount)[1] == 0
+        assert trio.current_time() - began < 35 * ROUND_TRIP  # 210 for the files alone
+
+
+async def test_a_directory_that_is_not_listed_yet_is_left_out_and_made_up_for() -> None:
+    """Whoever reads the files of one directory only is not kept waiting for what lies below."""
+    tree, way = mixed()
+    async with mounted(tree, latency=ROUND_TRIP) as mount:
+        top = [name for name in way if name.count(b"/") == 1]
+        await mount.names(b"top")
+        for name in top[:3]:
+            await read(mount, name)
+        await settle()
+        assert mount.remote.count("open") == len(top)
+        assert mount.remote.count("opendir") <= 1 + 1  # that of a file that might be a directory
+        # And then into one of them after all.
+        seen: list[bytes] = []
+        await walk(mount, b"top/e3", seen)
+        assert seen == [name for name in way if name.startswith(b"top/e3")]
+
+
+async def test_two_files_of_a_walk_are_enough() -> None:
+    """The first two of a directory, that is; others are no pattern."""
+    tree = MemoryTree()
+    for i in range(4):
+        tree.mkdir(b"d%d" % i)
+        for j in range(6):
+            tree.write_file(b"d%d/f%d" % (i, j), content(b"f%d" % j))
+    async with mounted(tree, latency=ROUND_TRIP) as mount:
+        await mount.names()
+        for i in (0, 1):
+            assert len(await mount.names(b"d%d" % i)) == 6
+        await read(mount, b"d1/f2")
+        await read(mount, b"d1/f3")
+        await settle()
+        assert ahead(mount) == (0, 0)
+        await mount.names(b"d2")
+        await read(mount, b"d2/f0")
+        await read(mount, b"d2/f1")
+        await settle()
+        assert ahead(mount)[0] == prefetch._FIRST_FILES  # of the next directory, too
 
 
 async def test_two_files_in_order_are_no_pattern() -> None:
