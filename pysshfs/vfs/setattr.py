@@ -84,10 +84,14 @@ class SetAttr:
         cached = self._seen_lately(inode)
         if cached is not None and self._is_so(cached, change):
             return Told(cached)
-        own = self._own_file(inode, file)
-        if own is not None and inode.expected is not None:
+        while True:
+            own = self._own_file(inode, file)
+            if own is None or inode.expected is None:
+                break
             await trio.lowlevel.checkpoint_if_cancelled()
-            return await self._change_own(inode, inode.expected, own, change)
+            told = await self._change_own(inode, inode.expected, own, change)
+            if told is not None:
+                return told
         if await self._ahead.may_set(inode, change):
             return Told(*self._ahead.set(inode, change))
         # Data on its way is delivered first: it would move the times, and the size, again.
@@ -180,7 +184,9 @@ class SetAttr:
 
     async def _change_own(
         self, inode: Inode, expected: Expected, file: OpenFile, change: AttributeChange
-    ) -> Told:
+    ) -> Told | None:
+        """None when the file, which another program may have open, was closed while we waited:
+        then nothing was sent."""
         tree = self._tree
         if expected.is_known(tree.cache.clock(), tree.config.stat_timeout):
             change = expected.without_known(change)
@@ -208,8 +214,12 @@ class SetAttr:
             return Told(known)
         return Told(self._tree.in_local_terms(inode, expected), is_certain=False)
 
-    async def _send_behind(self, inode: Inode, file: OpenFile, change: AttributeChange) -> Told:
+    async def _send_behind(
+        self, inode: Inode, file: OpenFile, change: AttributeChange
+    ) -> Told | None:
         """Times and size."""
+        if file.handle.closed:
+            return None
         writeback = self._tree.writeback_of(inode)
         if change.size is None:
             await writeback.go_ahead()
@@ -221,10 +231,12 @@ class SetAttr:
         return told or await self._change_and_wait(inode, file, change)
 
     def _follow(self, inode: Inode, file: OpenFile, change: AttributeChange) -> Told | None:
-        """None when it was changed otherwise while we waited, so that it is not known any more."""
-        tree, writeback, expected = self._tree, self._tree.writeback_of(inode), inode.expected
-        if expected is None:
+        """None when it was changed otherwise while we waited, so that it is not known any more, or
+        closed."""
+        expected = inode.expected
+        if expected is None or file.handle.closed:
             return None
+        tree, writeback = self._tree, self._tree.writeback_of(inode)
         changing = tree.server.fsetstat_behind(file.handle, change)
         if changing.done:
             changing.result()  # refused without being sent
@@ -243,13 +255,19 @@ class SetAttr:
         if reply.error is not None:
             self._tree.refused_behind(inode)
 
-    async def _change_and_wait(self, inode: Inode, file: OpenFile, change: AttributeChange) -> Told:
+    async def _change_and_wait(
+        self, inode: Inode, file: OpenFile, change: AttributeChange
+    ) -> Told | None:
         """A look at the result is sent along, unless it is certain."""
+        if file.handle.closed:
+            return None
         tree, writeback = self._tree, self._tree.writeback_of(inode)
         if change.size is not None:
             await writeback.before_truncation()
             self._discard_read_ahead(inode)
         await writeback.go_ahead()
+        if file.handle.closed:
+            return None
         expected = inode.expected
         result = None if change.uid is not None or expected is None else expected.after(change)
         # As long as this very one is there, nothing else has happened to the file.

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from pysshfs.remotefs import AttributeChange
 from pysshfs.vfs import dirsahead
 from pysshfs.vfs.config import VfsConfig
-from tests.support.fake_mount import Mount, mounted
+from tests.support.fake_mount import Mount, mounted, settle
 from tests.support.memory_tree import MemoryTree
 
 if TYPE_CHECKING:
@@ -74,3 +75,36 @@ async def test_a_directory_that_is_known_is_opened_without_waiting() -> None:
         assert (trio.current_time(), mount.remote.count("opendir")) == (began, opened)
         assert sorted(await mount.read_names(fh)) == [b"file", b"new"]
         await mount.fs.releasedir(fh)
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        (AttributeChange(mode=0), (0, 1_000)),  # takes something away, so it is waited for
+        (AttributeChange(uid=12, gid=34), (0o644, 1_000)),
+        (AttributeChange(size=10), (0o644, 10)),
+    ],
+)
+async def test_what_is_changed_while_its_file_is_closed_is_changed(
+    change: AttributeChange, wanted: tuple[int, int]
+) -> None:
+    """By its path, then: the handle is gone when the change can be sent."""
+    async with ready() as mount:
+        await mount.find(b"d/new")
+        fh = await mount.create(b"d/new")
+        await mount.fs.write(fh, 0, b"x" * 1_000)
+        await mount.fs.flush(fh)
+        await mount.fs.flush_all()
+        number = await mount.number(b"d/new")
+        # Something about the name is not answered yet, which the change waits for.
+        mount.counted(await mount.fs.link(number, await mount.number(b"d"), b"other"))
+        assert promised(mount) > 0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.fs.setattr, number, change)
+            await settle()
+            await mount.fs.release(fh)
+        await mount.fs.flush_all()
+        node = mount.tree.find(b"d/new")
+        assert (node.mode & 0o7777, len(node.data)) == wanted
+        if change.uid is not None:
+            assert (node.uid, node.gid) == (12, 34)
