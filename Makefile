@@ -9,7 +9,7 @@ SBINDIR ?= /sbin
 LIB = set -eu; checkout='$(CURDIR)'; . scripts/lib.sh;
 IN_VENV = .venv/bin/python -m
 
-.PHONY: help demo test sweep prove fuzz lint bench bench-quick bench-grow bench-checks bench-docs install install-units uninstall clean
+.PHONY: help demo test sweep prove fuzz lint bench bench-quick bench-grow bench-checks bench-layers bench-docs install install-units uninstall clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): ## /\1	/p' $(MAKEFILE_LIST) | expand -t 14
@@ -56,6 +56,10 @@ bench-grow: ## how time and memory grow with sizes and numbers
 bench-checks: ## what the checks on the server's word cost (10 minutes)
 	@$(LIB) $(BENCH_NEEDS)
 	$(IN_VENV) bench.checks
+
+bench-layers: ## what one request costs in each layer (a minute)
+	@$(LIB) prepare test; provide_sshd_directory
+	$(IN_VENV) bench.layers
 
 bench-docs: ## both, into docs/performance.md and the figures beside it
 	@$(LIB) $(BENCH_NEEDS)

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bench.base import Workload
-    from tests.support.mounts import Mount
 
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _LIMIT: Final = 120.0  # seconds for one run
@@ -135,19 +134,13 @@ def _t(freedom: int) -> float:
     return z + first / freedom + second / freedom**2
 
 
-def _processor(mount: Mount) -> float:
-    """Seconds of the processor that the daemon has had (proc(5))."""
-    fields = Path(f"/proc/{mount.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
-
-
 def _one(lab: Lab, program: Program, workload: Workload, store: Store) -> Measured:
     workload.prepare(store)
     drop_caches(names_only=True)
     with lab.mount(program, store.server, lab.port(0)) as mount:
-        had = _processor(mount)
+        had = machine.processor(mount.pid)
         elapsed = workload.execute(mount, store, _LIMIT)
-        return Measured(elapsed, _processor(mount) - had)
+        return Measured(elapsed, machine.processor(mount.pid) - had)
 
 
 def compare(pairs: int, files: int) -> bool:

@@ -32,6 +32,12 @@ def load() -> float:
     return os.getloadavg()[0]
 
 
+def processor(pid: int) -> float:
+    """Seconds of the processor that a process has had (proc(5))."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def knows_async_ops() -> bool:
     """Whether the pysshfs that is measured has the option `async_ops`."""
     argv = [*PYSSHFS[:-1], "--help"]

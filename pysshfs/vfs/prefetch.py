@@ -214,15 +214,14 @@ class FilesAhead:
             self._directories.begin(inode)
             if self._trusted and not self._route.leads_through(inode):
                 self._route.begin(inode, self._way)
-            self._fill()
+            if self._is_low():
+                self._fill()
 
     def listed(self, inode: Inode) -> None:
         """A whole listing is known now, the program's or one fetched ahead."""
         if self._trusted:
             if inode is self._entered and not self._route.leads_through(inode):
                 self._route.begin(inode, self._way)
-            else:
-                self._route.listed(inode)
             self._fill()
 
     def clear(self) -> None:

@@ -153,7 +153,7 @@ class Route:
     """The files from where the program is on. The inodes that it leads through are held.
 
     At a directory that is not listed yet it waits, if programs walk: it is about to be. Otherwise
-    that is left out, and gone into as soon as it is listed after all."""
+    that is left out; who goes into it after all begins another route."""
 
     def __init__(self, tree: Tree, directories: Directories) -> None:
         self._tree = tree
@@ -161,7 +161,6 @@ class Route:
         self._levels: list[_Level] = []
         self._way = Way.LISTING
         self._passed: set[int] = set()  # directories that it has led into
-        self._left_out: set[int] = set()
 
     @property
     def directory(self) -> Inode | None:
@@ -184,14 +183,6 @@ class Route:
         directory = self._directories.get(inode)
         if directory is not None:
             self._push(directory, 0 if name is None else directory.behind(name, way))
-
-    def listed(self, inode: Inode) -> None:
-        """The listing of this directory is known now."""
-        if inode.number in self._left_out:
-            self._left_out.discard(inode.number)
-            directory = self._directories.get(inode)
-            if directory is not None:
-                self._push(directory, 0)
 
     def _push(self, directory: Directory, at: int) -> None:
         inode = directory.inode
@@ -226,16 +217,12 @@ class Route:
         inode = inodes.intern(parent, name)
         inodes.hold(inode)
         directory = self._directories.get(inode)
-        waits = self._tree.walk.is_seen or len(self._left_out) >= _MOST_PASSED
         if directory is not None:
             self._push(directory, 0)
-        elif not waits:
-            self._left_out.add(inode.number)
         inodes.let_go(inode)
-        return directory is not None or not waits
+        return directory is not None or not self._tree.walk.is_seen
 
     def clear(self) -> None:
         while self._levels:
             self._pop()
         self._passed.clear()
-        self._left_out.clear()

@@ -3,8 +3,9 @@
 A program that looks for one name in directory after directory, and does not find it, waits a round
 trip for each. A listing answers for what is not in it only to a search, and only while it is fresh
 (`Tree.is_not_listed`). When it no longer is, the question for the directory at hand takes along the
-same question for others that are known, by their listings, not to have had that name: their answers
-are here when the program comes there, and are believed as long as any other absence.
+same question for those that programs know and a walk would come to next, unless their listings have
+the name: the answers are here when the program comes there, and are believed as long as any other
+absence.
 
 The pattern is trusted after `_MISSES` directories that did not have the name. How many are asked
 ahead doubles as long as the answers are used, all but a few for each, and begins anew otherwise.
@@ -37,10 +38,10 @@ if TYPE_CHECKING:
 _MISSES: Final = 3
 _MISSES_SECONDS: Final = 2.0
 _MOST_MISSED: Final = 512  # names and directories of which absences are counted
-_FIRST_AHEAD: Final = 4
-_MOST_AHEAD: Final = 32  # questions at once
+_FIRST_AHEAD: Final = 4  # questions at once, at first
+_MOST_AHEAD: Final = 32
 _WORTH: Final = 4  # questions in vain for one that is used
-_MOST_LOOKED_AT: Final = 1024  # directories, for whom to ask
+_MOST_LOOKED_AT: Final = 1024  # directories, whether to ask there
 
 
 class SearchAhead:

@@ -215,7 +215,7 @@ async def test_files_behind_a_subdirectory_are_foreseen() -> None:
         assert trio.current_time() - began < 35 * ROUND_TRIP  # 210 for the files alone
 
 
-async def test_a_directory_that_is_not_listed_yet_is_left_out_and_made_up_for() -> None:
+async def test_a_directory_that_is_not_listed_is_left_out() -> None:
     """Whoever reads the files of one directory only is not kept waiting for what lies below."""
     tree, way = mixed()
     async with mounted(tree, latency=ROUND_TRIP) as mount:
