@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 # Absences of one name, or in one directory, each at most so many seconds after the one before.
 _MISSES: Final = 3
 _MISSES_SECONDS: Final = 2.0
-_MOST_MISSED: Final = 512  # names and directories of which absences are counted
+_MOST_MISSED: Final = 256  # names, and directories, of which absences are counted
 _FIRST_AHEAD: Final = 4  # questions at once, at first
 _MOST_AHEAD: Final = 32
 _WORTH: Final = 4  # questions in vain for one that is used
@@ -49,8 +49,12 @@ class SearchAhead:
 
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
-        self._absences: TTLCache[int | bytes, int] = TTLCache(
-            _MOST_MISSED, _MISSES_SECONDS, tree.cache.clock
+        clock = tree.cache.clock
+        self._absences: TTLCache[int, int] = TTLCache(_MOST_MISSED, _MISSES_SECONDS, clock)
+        # By name, the first directories that did not have it: a search goes through several, and
+        # who waits for a name to be made asks in one.
+        self._lacking: TTLCache[bytes, frozenset[int]] = TTLCache(
+            _MOST_MISSED, _MISSES_SECONDS, clock
         )
         # Asked ahead and not asked for yet, by directory and name: until when it may be believed.
         self._unused: dict[tuple[int, bytes], float] = {}
@@ -63,13 +67,17 @@ class SearchAhead:
 
     def absent(self, directory: Inode, name: bytes) -> None:
         """A program was told that there is no such name."""
-        for key in (directory.number, name):
-            self._absences[key] = self._absences.get(key, 0) + 1
+        number = directory.number
+        self._absences[number] = self._absences.get(number, 0) + 1
+        lacking = self._lacking.get(name, frozenset())
+        self._lacking[name] = lacking if len(lacking) >= _MISSES else lacking | {number}
 
     def is_search(self, directory: Inode, name: bytes) -> bool:
         """Whether programs look for what is absent here, or for this name elsewhere."""
-        keys = (directory.number, name)
-        return any(self._absences.get(key, 0) >= _MISSES for key in keys)
+        return self._absences.get(directory.number, 0) >= _MISSES or self._is_elsewhere(name)
+
+    def _is_elsewhere(self, name: bytes) -> bool:
+        return len(self._lacking.get(name, ())) >= _MISSES
 
     # --- asking ahead -------------------------------------------------------------------------
 
@@ -82,13 +90,13 @@ class SearchAhead:
     def looked_up(self, directory: Inode, name: bytes) -> None:
         """The server is being asked for this name, of which nothing is known."""
         tree = self._tree
-        if self._absences.get(name, 0) < _MISSES or not tree.config.negative_timeout:
+        if not (self._is_elsewhere(name) and tree.config.negative_timeout):
             return
         behind = list(islice(self._behind(directory), _MOST_LOOKED_AT))
         self._judge(name, {other.number for other in behind})
         expires = tree.cache.clock() + tree.config.negative_timeout
         lacking = (other for other in behind if self._may_lack(other, name))
-        for other in list(islice(lacking, max(self._ahead - len(self._unused), 0))):
+        for other in islice(lacking, max(self._ahead - len(self._unused), 0)):
             if self._ask(other, name):
                 self._unused[other.number, name] = expires
 
@@ -121,7 +129,7 @@ class SearchAhead:
         """The directories that programs know, in the order of a walk: below this one, then behind
         it, then behind those above it."""
         yield from self._below(directory)
-        for above in list(directory.ancestors()):
+        for above in directory.ancestors():
             if above.parent is None:
                 return
             beside = self._in_order(above.parent)

@@ -72,6 +72,16 @@ async def test_it_goes_down_from_where_it_is() -> None:
         assert [path.rpartition("/")[0].encode() for path in asked(mount)] == nested
 
 
+async def test_waiting_for_a_name_in_one_directory_is_no_search() -> None:
+    async with mounted(tree_with(DIRECTORIES), latency=ROUND_TRIP) as mount:
+        await listed(mount, DIRECTORIES)
+        for _ in range(10):
+            await search(mount, DIRECTORIES[:1])
+            await trio.sleep(mount.fs.tree.config.negative_timeout)
+        assert len(asked(mount)) == 10
+        assert figures(mount) == (0, 0)
+
+
 async def test_two_directories_are_no_search() -> None:
     async with mounted(tree_with(DIRECTORIES), latency=ROUND_TRIP) as mount:
         await listed(mount, DIRECTORIES)
