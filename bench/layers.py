@@ -93,7 +93,7 @@ async def _session(remote: RemoteFS, count: int) -> list[Row]:
 async def _file_system(remote: RemoteFS, count: int) -> list[Row]:
     config = VfsConfig(stat_timeout=0, directory_timeout=0, negative_timeout=0)
     forgetful, usual = Filesystem(remote, config), Filesystem(remote, VfsConfig(stat_timeout=3600))
-    numbers = [entry.number for entry in [await _found(forgetful, i) for i in range(_FILES)]]
+    numbers = [(await _found(forgetful, i)).number for i in range(_FILES)]
     for i in range(_FILES):
         await _found(usual, i)
 
@@ -119,8 +119,8 @@ async def _found(filesystem: Filesystem, number: int) -> Entry:
 
 async def _without_kernel(sshd: Sshd, directory: Path, count: int) -> list[Row]:
     bridge = Bridge()
-    options = [tuple(option.split("=", 1)) for option in sshd.options()]
-    configuration = SshConfiguration([(name, value) for name, value in options], "none")
+    options = [option.partition("=") for option in sshd.options()]
+    configuration = SshConfiguration([(name, value) for name, _, value in options], "none")
     target = Target(Hop(HOST, sshd.user, None), os.fsencode(directory), "sftp")
     async with trio.open_nursery() as nursery:
         await nursery.start(bridge.run)

@@ -9,6 +9,7 @@ import re
 import subprocess
 from pathlib import Path
 
+from pysshfs.cli import procstat
 from tests.support.mounts import PYSSHFS
 from tests.support.procs import ROOT, run_limited
 
@@ -33,9 +34,9 @@ def load() -> float:
 
 
 def processor(pid: int) -> float:
-    """Seconds of the processor that a process has had (proc(5))."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Seconds of the processor that a process has had, its own and the system's for it."""
+    own, system = procstat.fields(pid)[11:13]
+    return (int(own) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def knows_async_ops() -> bool:

@@ -212,7 +212,7 @@ class SharedMount:
 
 @contextlib.contextmanager
 def sharing(server: ServerUnderTest, *options: str) -> Iterator[SharedMount]:
-    """A mount with these options for several tests; closes the server."""
+    """A mount with these options for whoever has it; closes the server."""
     try:
         shared = SharedMount(server, *options)
         try:
@@ -306,16 +306,7 @@ class Place:
 @contextlib.contextmanager
 def own_mount(openssh: Sshd, *options: str) -> Iterator[Place]:
     """A mount for one test, for what the others' must not see."""
-    server = ServerUnderTest("openssh", openssh)
-    try:
-        shared = SharedMount(server, *options)
-        try:
-            place = Place(shared)
-            yield place
-            place.close()
-            shared.retire()
-        except BaseException as error:
-            shared.break_down(error)
-            raise
-    finally:
-        server.close()
+    with sharing(ServerUnderTest("openssh", openssh), *options) as shared:
+        place = Place(shared)
+        yield place
+        place.close()

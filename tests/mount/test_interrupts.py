@@ -27,6 +27,7 @@ from tests.mount.places import (
     SharedMount,
     own_mount,
     read_a_line,
+    sharing,
     status,
     wait_until,
 )
@@ -45,17 +46,8 @@ _EXIT_MARGIN = 0.5
 @pytest.fixture(scope="module")
 def shared_mount(openssh: Sshd) -> Iterator[SharedMount]:
     """A mount where changes have a short grace."""
-    server = ServerUnderTest("openssh", openssh)
-    try:
-        shared = SharedMount(server, *OPTIONS)
-        try:
-            yield shared
-            shared.retire()
-        except BaseException as error:
-            shared.break_down(error)
-            raise
-    finally:
-        server.close()
+    with sharing(ServerUnderTest("openssh", openssh), *OPTIONS) as shared:
+        yield shared
 
 
 def prepare(place: Place, name: str) -> Step:
